@@ -1,0 +1,181 @@
+"""What the service takes and gives: requests, options, pieces of an answer. Validated, strict, free of HTTP.
+
+Requests mirror Ollama's native API field for field (``api/types.go``); a field that is not here is refused by name.
+Durations in replies are nanoseconds, as in Ollama.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+Probability = Annotated[float, Meta(ge=0.0, le=1.0)]
+NonNegative = Annotated[float, Meta(ge=0.0)]
+
+
+class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Per-request options; None leaves the model's parameter, then Beast's default, in force.
+
+    Meanings and units are llama.cpp's (``common/common.h: common_params_sampling``). Token counts are tokens.
+    """
+
+    num_ctx: Annotated[int, Meta(ge=1)] | None = None
+    """Tokens of context this request needs (prompt and answer)."""
+    num_predict: Annotated[int, Meta(ge=-2)] | None = None
+    """Most tokens to generate; -1 (or -2, Ollama's "fill") means up to the context's end."""
+    seed: int | None = None
+    """-1 draws one at random."""
+    stop: list[str] | str | None = None
+    ignore_eos: bool | None = None
+
+    temperature: NonNegative | None = None
+    """0 is greedy."""
+    top_k: Annotated[int, Meta(ge=0)] | None = None
+    """0 keeps the whole vocabulary."""
+    top_p: Probability | None = None
+    min_p: Probability | None = None
+    typical_p: Probability | None = None
+
+    repeat_last_n: Annotated[int, Meta(ge=-1)] | None = None
+    """Window of the penalties; 0 switches them off, -1 is the whole context."""
+    repeat_penalty: Annotated[float, Meta(gt=0.0)] | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+
+    dry_multiplier: NonNegative | None = None
+    """0 switches DRY off."""
+    dry_base: Annotated[float, Meta(ge=1.0)] | None = None
+    dry_allowed_length: Annotated[int, Meta(ge=1)] | None = None
+    dry_penalty_last_n: Annotated[int, Meta(ge=-1)] | None = None
+    dry_sequence_breakers: list[str] | None = None
+    xtc_probability: Probability | None = None
+    xtc_threshold: Probability | None = None
+    mirostat: Literal[0, 2] | None = None
+    mirostat_tau: NonNegative | None = None
+    mirostat_eta: NonNegative | None = None
+    logit_bias: dict[str, float] | None = None
+    """Token id (or a text that is exactly one token) → value added to its logit."""
+
+
+class Message(Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One turn of a chat."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str = ""
+    thinking: str | None = None
+    images: list[str] | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+    tool_name: str | None = None
+    tool_call_id: str | None = None
+
+
+class AnswerRequest(Struct, kw_only=True, forbid_unknown_fields=True):
+    """What generate and chat have in common."""
+
+    model: str = ""
+    """Empty means the built-in model."""
+    stream: bool | None = None
+    format: str | dict[str, Any] | None = None
+    """"json", or a JSON Schema."""
+    options: Options | None = None
+    keep_alive: float | str | None = None
+    """Seconds, or a duration as in Go ("5m", "1h30m"); negative is for ever, 0 unloads after the answer."""
+    think: bool | str | None = None
+    truncate: bool | None = None
+    """True drops the oldest messages of a prompt that does not fit (and says so); default is to refuse."""
+    shift: bool | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+
+
+class GenerateRequest(AnswerRequest, kw_only=True, forbid_unknown_fields=True):
+    """POST /api/generate. An empty prompt loads the model; with keep_alive 0 it unloads it."""
+
+    prompt: str | None = None
+    suffix: str | None = None
+    system: str | None = None
+    template: str | None = None
+    """A Jinja chat template used instead of the model's own."""
+    context: list[int] | None = None
+    """Token ids of an earlier reply, put before this prompt (deprecated by Ollama)."""
+    raw: bool | None = None
+    """The prompt is given to the model as it is, with no template."""
+    images: list[str] | None = None
+
+
+class ChatRequest(AnswerRequest, kw_only=True, forbid_unknown_fields=True):
+    """POST /api/chat. No messages: load or unload, as with generate."""
+
+    messages: list[Message] | None = None
+    tools: list[dict[str, Any]] | None = None
+
+
+class TokenLogprob(Struct, frozen=True):
+    """A token's text, natural log of its probability before any sampler, and its UTF-8 bytes."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class Logprob(TokenLogprob, frozen=True):
+    """The chosen token, with the most probable ones at its place (most probable first)."""
+
+    top_logprobs: list[TokenLogprob] | None = None
+
+
+class Final(Struct, frozen=True, kw_only=True):
+    """How an answer ended, and what it cost."""
+
+    reason: Literal["stop", "length", "load", "unload"]
+    variant: str = ""
+    """The quantization that answered."""
+    n_prompt: int = 0
+    n_cached: int = 0
+    """Prompt tokens whose KV was already there."""
+    n_answer: int = 0
+    load_ns: int = 0
+    prompt_ns: int = 0
+    answer_ns: int = 0
+    total_ns: int = 0
+    context: list[int] = msgspec.field(default_factory=list)
+    """Token ids of prompt and answer."""
+    n_ctx: int = 0
+    """Tokens this request could hold."""
+    n_dropped_messages: int = 0
+    n_dropped_tokens: int = 0
+
+
+class Piece(Struct, frozen=True, kw_only=True):
+    """Some text of the answer; whole UTF-8 characters, no part of a stop string."""
+
+    text: str = ""
+    thinking: str = ""
+    logprobs: list[Logprob] | None = None
+
+
+class Loading(Struct, frozen=True):
+    """The model the request waits for is being loaded: fraction from 0 to 1."""
+
+    fraction: float
+
+
+Answer = Loading | Piece | Final
+"""What a generate or chat yields: any Loading, then Pieces, then exactly one Final (or an error raised)."""
+
+
+class ModelShape(Struct, frozen=True, kw_only=True):
+    """What a GGUF header says that decides memory and limits. Sizes in bytes, lengths in tokens or elements."""
+
+    architecture: str
+    weights_bytes: int
+    """Size of the file, or of all its shards."""
+    n_params: int
+    n_layers: int
+    n_embd: int
+    n_vocab: int
+    n_ctx_train: int
+    kv_elements_per_token: int
+    """Sum over layers of (K + V) elements one token's cell takes."""

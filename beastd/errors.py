@@ -1,0 +1,139 @@
+"""Every error Beast tells a client: one tree, each class with its code, HTTP status and retryability.
+
+    BeastError                     500 internal
+    ├── BadRequest                 400 bad_request          the request itself is wrong
+    │   ├── Unsupported            400 unsupported          right, but this model or Beast cannot do it
+    │   └── ContextExceeded        400 context_exceeded     the prompt does not fit the context
+    ├── Forbidden                  403 forbidden            Host or Origin refused
+    ├── ModelNotFound              404 model_not_found      no model, variant or adapter of that name
+    ├── BadModel                   422 bad_model            the file cannot be used: broken or not understood
+    ├── DoesNotFit                 507 does_not_fit         larger than the whole memory budget
+    ├── LoadFailed                 500 load_failed          the worker could not load the model
+    │   └── LoadTimeout            504 load_timeout         it stopped making progress
+    ├── WorkerDied                 502 worker_died          the process behind the answer ended (retry)
+    ├── Overloaded                 503 overloaded           a queue is full (retry)
+    ├── ShuttingDown               503 shutting_down        the daemon is stopping (retry)
+    └── ConfigError                500 config               a configuration file, variable or flag is wrong
+
+A message says what happened, to which thing, and what to do next.
+"""
+
+from __future__ import annotations
+
+
+class BeastError(Exception):
+    """Base of every error that reaches a client."""
+
+    code = "internal"
+    status = 500
+    retryable = False
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class BadRequest(BeastError):
+    """The request is malformed: an unknown field, a wrong type, a value out of range."""
+
+    code = "bad_request"
+    status = 400
+
+
+class Unsupported(BadRequest):
+    """The request is well formed, but this model or this build cannot honour it."""
+
+    code = "unsupported"
+
+
+class ContextExceeded(BadRequest):
+    """The prompt has more tokens than one request may hold."""
+
+    code = "context_exceeded"
+
+
+class Forbidden(BeastError):
+    """The Host or Origin of a TCP request is not one this daemon answers to."""
+
+    code = "forbidden"
+    status = 403
+
+
+class ModelNotFound(BeastError):
+    """No model, variant or adapter has this name."""
+
+    code = "model_not_found"
+    status = 404
+
+
+class BadModel(BeastError):
+    """A model file or its description is broken or not understood."""
+
+    code = "bad_model"
+    status = 422
+
+
+class DoesNotFit(BeastError):
+    """The model needs more memory than the whole budget."""
+
+    code = "does_not_fit"
+    status = 507
+
+
+class LoadFailed(BeastError):
+    """The worker could not load the model."""
+
+    code = "load_failed"
+
+
+class LoadTimeout(LoadFailed):
+    """The load made no progress within its limit."""
+
+    code = "load_timeout"
+    status = 504
+
+
+class WorkerDied(BeastError):
+    """The worker process ended while it held the request."""
+
+    code = "worker_died"
+    status = 502
+    retryable = True
+
+
+class Overloaded(BeastError):
+    """A bounded queue is full."""
+
+    code = "overloaded"
+    status = 503
+    retryable = True
+
+
+class ShuttingDown(BeastError):
+    """The daemon has stopped taking requests."""
+
+    code = "shutting_down"
+    status = 503
+    retryable = True
+
+
+class ConfigError(BeastError):
+    """A configuration file, environment variable or flag is wrong."""
+
+    code = "config"
+
+
+def _tree(cls: type[BeastError]) -> dict[str, type[BeastError]]:
+    found = {cls.code: cls}
+    for child in cls.__subclasses__():
+        found |= _tree(child)
+    return found
+
+
+BY_CODE = _tree(BeastError)
+"""Code → class, to rebuild an error that crossed the worker's process border."""
+
+
+def from_code(code: str, message: str) -> BeastError:
+    """The error a worker reported as ``code``; an unknown code becomes the base class."""
+    return BY_CODE.get(code, BeastError)(message)

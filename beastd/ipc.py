@@ -1,0 +1,194 @@
+"""Messages between the daemon and a worker process, and how they are framed.
+
+One JSON object a line, over a socketpair the worker inherits. The daemon speaks first (``Load``). The end of
+the stream, from either side, ends the other's work: a worker whose daemon is gone exits.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from beastd.contract import Final, Logprob, Message
+
+MAX_FRAME_BYTES = 64 * 2**20
+"""A longer line is a protocol error; the HTTP body limit keeps requests far below it."""
+
+
+class LoadSettings(Struct, frozen=True, kw_only=True):
+    """How a worker loads its base model. Workers with different settings are different workers."""
+
+    n_ctx: int = 4096
+    """Tokens one sequence may hold."""
+    n_parallel: int = 1
+    """Sequences that run at once."""
+    n_batch: int = 2048
+    n_ubatch: int = 512
+    n_threads: int = 0
+    """0: physical cores."""
+    n_gpu_layers: int = -1
+    """-1: all, where the build has a GPU."""
+    flash_attn: str = "auto"
+    """auto, on, off."""
+    kv_type: str = "f16"
+    kv_layout: str = "partitioned"
+    """partitioned or unified (docs/performance.md has the measurements)."""
+    mmap: bool = True
+    step_ms: int = 250
+    """Target for the longest step while others stream, in milliseconds: bounds prefill chunks."""
+
+
+class Adapter(Struct, frozen=True):
+    """A LoRA adapter file and its scale."""
+
+    path: str
+    scale: float = 1.0
+
+
+class Sampling(Struct, frozen=True, kw_only=True):
+    """Sampling with every default filled in; see contract.Options for meanings."""
+
+    temperature: float = 0.8
+    top_k: int = 40
+    top_p: float = 0.9
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    repeat_last_n: int = 64
+    repeat_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_penalty_last_n: int = -1
+    dry_sequence_breakers: list[str] = msgspec.field(default_factory=lambda: ["\n", ":", '"', "*"])
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
+    mirostat: int = 0
+    mirostat_tau: float = 5.0
+    mirostat_eta: float = 0.1
+    logit_bias: dict[str, float] = msgspec.field(default_factory=dict)
+    seed: int = -1
+    num_predict: int = -1
+    stop: list[str] = msgspec.field(default_factory=list)
+    ignore_eos: bool = False
+
+
+class Prompt(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Either messages for the chat template, or text as it is (``raw``)."""
+
+    messages: list[Message] = msgspec.field(default_factory=list)
+    raw: str | None = None
+    template: str | None = None
+    """Instead of the model's own."""
+    context: list[int] = msgspec.field(default_factory=list)
+    """Token ids put before the rest."""
+    suffix: str | None = None
+    """Fill in the middle: raw is what comes before the hole, suffix what comes after."""
+    think: bool | str | None = None
+
+
+# --- daemon → worker ---
+
+
+class Load(Struct, frozen=True, tag="load", kw_only=True):
+    """First frame: what to load."""
+
+    path: str
+    template: str | None = None
+    """Chat template instead of the file's own."""
+    settings: LoadSettings
+
+
+class Submit(Struct, frozen=True, tag="submit", kw_only=True):
+    """A request; answered by Deltas with its id, of which the last carries ``final`` or ``error``."""
+
+    id: int
+    prompt: Prompt
+    sampling: Sampling
+    adapters: list[Adapter] = msgspec.field(default_factory=list)
+    format: str | dict[str, Any] | None = None
+    truncate: bool = False
+    n_ctx: int | None = None
+    """The request's own limit, when below the worker's."""
+    top_logprobs: int | None = None
+    """None: no logprobs; 0: the chosen token's alone."""
+
+
+class Cancel(Struct, frozen=True, tag="cancel"):
+    """Forget a request; unknown ids are ignored (its answer may have just ended)."""
+
+    id: int
+
+
+ToWorker = Load | Submit | Cancel
+
+
+# --- worker → daemon ---
+
+
+class Failure(Struct, frozen=True):
+    """An error as it crosses the border; errors.from_code rebuilds it."""
+
+    code: str
+    message: str
+
+
+class Progress(Struct, frozen=True, tag="progress"):
+    """Fraction of the load done, 0 to 1."""
+
+    fraction: float
+
+
+class Ready(Struct, frozen=True, tag="ready", kw_only=True):
+    """The model is loaded and warm."""
+
+    n_ctx: int
+    n_parallel: int
+    n_threads: int
+    resident_bytes: int
+    """Memory the process really holds, the mapped file included."""
+    gpu_bytes: int = 0
+    can_insert: bool = False
+    """The vocabulary has fill-in-the-middle tokens."""
+    can_think: bool = False
+    """The chat template knows thinking."""
+
+
+class LoadError(Struct, frozen=True, tag="load_error"):
+    """The load failed; the worker exits after it."""
+
+    failure: Failure
+
+
+class Delta(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A piece of one request's answer; ``final`` or ``error`` on its last."""
+
+    id: int
+    text: str = ""
+    thinking: str = ""
+    logprobs: list[Logprob] | None = None
+    final: Final | None = None
+    error: Failure | None = None
+
+
+class Step(Struct, frozen=True, tag="step"):
+    """Everything one engine step has to tell, for all sequences."""
+
+    deltas: list[Delta]
+
+
+FromWorker = Progress | Ready | LoadError | Step
+
+_encoder = msgspec.json.Encoder()
+to_worker = msgspec.json.Decoder(ToWorker)
+"""Decodes what a worker receives."""
+from_worker = msgspec.json.Decoder(FromWorker)
+"""Decodes what the daemon receives."""
+
+
+def frame(message: ToWorker | FromWorker) -> bytes:
+    """One message as a line. JSON escapes newlines, so the line feed ends it."""
+    return _encoder.encode(message) + b"\n"
