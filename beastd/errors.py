@@ -11,6 +11,7 @@
     ├── LoadFailed                 500 load_failed          the worker could not load the model
     │   └── LoadTimeout            504 load_timeout         it stopped making progress
     ├── WorkerDied                 502 worker_died          the process behind the answer ended (retry)
+    ├── EngineFailed               500 engine_failed        llama.cpp could not compute a step (retry)
     ├── Overloaded                 503 overloaded           a queue is full (retry)
     ├── ShuttingDown               503 shutting_down        the daemon is stopping (retry)
     └── ConfigError                500 config               a configuration file, variable or flag is wrong
@@ -98,6 +99,13 @@ class WorkerDied(BeastError):
 
     code = "worker_died"
     status = 502
+    retryable = True
+
+
+class EngineFailed(BeastError):
+    """llama.cpp failed to compute a step; the worker goes on with other requests."""
+
+    code = "engine_failed"
     retryable = True
 
 

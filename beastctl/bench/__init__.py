@@ -1,0 +1,1 @@
+"""`beast bench`: the same load for any server, measured from the client's side."""

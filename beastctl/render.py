@@ -1,0 +1,102 @@
+"""Turn what the daemon says into words for people: units, tables, timings, and text that cannot steer a terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+_UNITS = ("B", "kB", "MB", "GB", "TB")
+_SPANS = ((86400.0, "day"), (3600.0, "hour"), (60.0, "minute"), (1.0, "second"))
+# C0 and C1 control characters and DEL become their pictures: a model must not send escape codes to a terminal.
+_VISIBLE: Mapping[int, str | int | None] = {
+    **{code: 0x2400 + code for code in range(0x20)},
+    **dict.fromkeys(range(0x80, 0xA0), 0xFFFD),
+    0x7F: 0x2421,
+    0x09: "\t",
+    0x0A: "\n",
+    0x0D: None,
+}
+
+
+def say(text: str) -> None:
+    """Tell a person something, apart from the data: one line on standard error."""
+    print(f"beast: {text}", file=sys.stderr, flush=True)
+
+
+def visible(text: str) -> str:
+    """``text`` with its control characters made visible (line feeds and tabs stay, carriage returns go)."""
+    return text.translate(_VISIBLE)
+
+
+def size(n_bytes: float) -> str:
+    """Bytes in decimal units with three digits, as file managers show them: ``36.2 MB``."""
+    for unit in _UNITS[:-1]:
+        if n_bytes < 999.5:
+            return f"{n_bytes:.3g} {unit}"
+        n_bytes /= 1000
+    return f"{n_bytes:.3g} {_UNITS[-1]}"
+
+
+def span(seconds: float) -> str:
+    """A length of time in its largest fitting unit: ``4 minutes``."""
+    for length, unit in _SPANS:
+        if seconds >= length:
+            n = round(seconds / length)
+            return f"{n} {unit}" + "s" * (n != 1)
+    return "less than a second"
+
+
+def seconds(nanoseconds: float) -> str:
+    """A duration for reading off: ``183 ms``, ``2.51 s``."""
+    return f"{nanoseconds / 1e9:.2f} s" if nanoseconds >= 1e9 else f"{nanoseconds / 1e6:.3g} ms"
+
+
+def when(stamp: str, now: datetime | None = None) -> str:
+    """An ISO 8601 moment as seen from ``now``: ``3 hours ago``, ``in 4 minutes``, ``never`` beyond fifty years."""
+    try:
+        distance = (datetime.fromisoformat(stamp) - (now or datetime.now(UTC))).total_seconds()
+    except ValueError:
+        return stamp
+    if abs(distance) > 50 * 365 * 86400:
+        return "never"
+    return f"in {span(distance)}" if distance > 0 else f"{span(-distance)} ago"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns as wide as their widest cell, three spaces apart; the last one ragged."""
+    lines = [[visible(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    padded = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in lines]
+    return "\n".join("   ".join(row).rstrip() for row in padded)
+
+
+def print_json(value: object) -> None:
+    """Data for machines: indented JSON on standard output."""
+    import json
+
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def timings(final: Mapping[str, Any]) -> str:
+    """What an answer cost, a line each, from the last line of its stream (durations there are nanoseconds)."""
+    n_prompt, n_answer = final.get("prompt_eval_count", 0), final.get("eval_count", 0)
+    prompt_ns, answer_ns = final.get("prompt_eval_duration", 0), final.get("eval_duration", 0)
+    n_computed = n_prompt - final.get("prompt_eval_cached_count", 0)
+    rows = (
+        ("total duration", seconds(final.get("total_duration", 0))),
+        ("load duration", seconds(final.get("load_duration", 0))),
+        ("prompt eval count", f"{n_prompt} tokens"),
+        ("prompt cached count", f"{n_prompt - n_computed} tokens"),
+        ("prompt eval duration", seconds(prompt_ns)),
+        ("prompt eval rate", _rate(n_computed, prompt_ns)),
+        ("eval count", f"{n_answer} tokens"),
+        ("eval duration", seconds(answer_ns)),
+        ("eval rate", _rate(n_answer, answer_ns)),
+    )
+    return "\n".join(f"{name + ':':22}{value}" for name, value in rows)
+
+
+def _rate(n_tokens: int, nanoseconds: float) -> str:
+    return f"{n_tokens * 1e9 / nanoseconds:.2f} tokens/s" if nanoseconds else "-"

@@ -1,0 +1,109 @@
+"""The daemon's life: lock, build the rooms, serve, drain, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from typing import Any
+
+from aiohttp import web
+
+from beastd import __version__
+from beastd.api.routes import make_app
+from beastd.config import Config, split_address
+from beastd.errors import ConfigError
+from beastd.fleet.memory import total_ram_bytes
+from beastd.fleet.pool import Pool
+from beastd.lock import Lock
+from beastd.paths import Paths, ensure_dir, ensure_run_dir
+from beastd.registry.registry import BUILTIN_DIR, Registry
+from beastd.service import Service
+
+_log = logging.getLogger(__name__)
+
+
+class Daemon:
+    """Composes the rooms and owns the listening sockets."""
+
+    def __init__(self, paths: Paths, config: Config) -> None:
+        self._paths = paths
+        self._config = config
+        self._started_s = time.monotonic()
+        self._budget_bytes = config.memory_budget_bytes(total_ram_bytes())
+        self._pool = Pool(
+            budget_bytes=self._budget_bytes,
+            max_queue=config.queue,
+            load_timeout_s=config.load_timeout_s,
+            logs_dir=paths.logs_dir,
+        )
+        registry = Registry(BUILTIN_DIR, paths.models_dir)
+        self._service = Service(registry, self._pool, config, self._budget_bytes)
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT, then drain. A second signal ends the draining."""
+        lock = Lock(self._paths.lock_file)
+        lock.acquire()
+        app = make_app(self._service, self._health, self._config.origins)
+        # Without handler_cancellation a handler never learns that its client left.
+        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=self._config.drain_s, access_log=None)
+        await runner.setup()
+        try:
+            await self._listen(runner)
+            await self._signalled()
+            _log.info("draining: answers under way have %g s", self._config.drain_s)
+        finally:
+            await self._drain(runner)
+            await self._pool.close()
+            self._paths.socket.unlink(missing_ok=True)
+            _log.info("stopped")
+
+    async def _listen(self, runner: web.AppRunner) -> None:
+        # We hold the lock, so a socket file that is there belongs to nobody.
+        self._paths.socket.unlink(missing_ok=True)
+        await web.UnixSite(runner, str(self._paths.socket)).start()
+        self._paths.socket.chmod(0o600)
+        for address in self._config.tcp:
+            host, port = split_address(address)
+            try:
+                await web.TCPSite(runner, host or None, port).start()
+            except OSError as error:
+                raise ConfigError(f"cannot listen on {address}: {error.strerror}; choose another address") from error
+        _log.info("beastd %s listens on %s", __version__, " ".join([str(self._paths.socket), *self._config.tcp]))
+
+    async def _signalled(self) -> None:
+        """Return at the next SIGTERM or SIGINT."""
+        loop = asyncio.get_running_loop()
+        asked = asyncio.Event()
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signum, asked.set)
+        await asked.wait()
+
+    async def _drain(self, runner: web.AppRunner) -> None:
+        """Stop accepting, and wait for the answers under way; a further signal ends the wait."""
+        tasks = {asyncio.create_task(runner.cleanup()), asyncio.create_task(self._signalled())}
+        _, unfinished = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in unfinished:
+            task.cancel()
+
+    def _health(self) -> dict[str, Any]:
+        workers = self._pool.snapshot()
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "uptime_s": round(time.monotonic() - self._started_s, 1),
+            "socket": str(self._paths.socket),
+            "tcp": self._config.tcp,
+            "n_workers": len(workers),
+            "memory_budget_bytes": self._budget_bytes,
+            "memory_used_bytes": sum(worker.n_bytes for worker in workers),
+        }
+
+
+def prepare(paths: Paths) -> None:
+    """Make the folders a daemon writes to, with the right modes. Raises ``ConfigError``."""
+    ensure_run_dir(paths.run_dir)
+    for path in (paths.models_dir, paths.logs_dir, paths.state_dir):
+        ensure_dir(path)

@@ -1,0 +1,187 @@
+"""The daemon's settings: defaults < file < environment < flags, each value checked where it comes from."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from beastd.errors import BadRequest, ConfigError
+from beastd.nearest import did_you_mean
+from beastd.yamlfile import YamlError, read_yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+ENV_PREFIX = "BEAST_"
+ENV_OF_PATHS = frozenset({"BEAST_HOME", "BEAST_SOCKET"})
+"""Variables that say where files are (``paths``), not how the daemon behaves."""
+
+_DURATION_UNITS_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION_PART = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h)")
+_BYTE_UNITS = {
+    "": 1,
+    "b": 1,
+    **{f"{letter}{end}": 1000 ** (i + 1) for i, letter in enumerate("kmgt") for end in ("", "b")},
+    **{f"{letter}ib": 1024 ** (i + 1) for i, letter in enumerate("kmgt")},
+}
+_NUMBER = re.compile(r"[0-9]{1,18}(\.[0-9]{1,18})?")
+_QUANTITY = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?) ?([a-z]{0,3})")
+
+
+class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings by the names they have in the file; ``BEAST_<NAME>`` in the environment."""
+
+    context: Annotated[int, Meta(ge=1)] = 4096
+    """Tokens one request may hold, prompt and answer, unless it asks for more."""
+    parallel: Annotated[int, Meta(ge=1)] | Literal["auto"] = "auto"
+    """Requests a loaded model answers at once; auto lets the memory decide."""
+    threads: Annotated[int, Meta(ge=0)] = 0
+    """0: the machine's physical cores."""
+    gpu_layers: Annotated[int, Meta(ge=-1)] = -1
+    """-1: all, where the build has a GPU."""
+    flash_attn: Literal["auto", "on", "off"] = "auto"
+    kv_type: Literal["f16", "q8_0", "q4_0"] = "f16"
+    kv_layout: Literal["partitioned", "unified"] = "partitioned"
+    mmap: bool = True
+    batch: Annotated[int, Meta(ge=1024)] = 2048
+    """Tokens one engine step may take."""
+    step_ms: Annotated[int, Meta(ge=1)] = 250
+    """Target for the longest step while answers stream, in milliseconds."""
+    keep_alive: int | float | str = "5m"
+    """How long an idle model stays loaded; see parse_duration."""
+    memory_budget: Annotated[int, Meta(ge=1)] | str = "80%"
+    """What all loaded models may take: a share of the machine's RAM ("80%"), or bytes ("12GB")."""
+    queue: Annotated[int, Meta(ge=0)] = 512
+    """Most requests that may wait."""
+    load_timeout_s: Annotated[float, Meta(gt=0)] = 120.0
+    """A load that makes no progress for so long is given up."""
+    drain_s: Annotated[float, Meta(ge=0)] = 30.0
+    """Time that running answers get at shutdown."""
+    tcp: list[str] = []
+    """Addresses ("host:port") to listen on besides the socket."""
+    origins: list[str] = []
+    """Browser origins answered over TCP besides the local ones."""
+    default_model: Annotated[str, Meta(min_length=1)] = "cub"
+
+    def __post_init__(self) -> None:
+        try:
+            _ = self.keep_alive_s
+            self.memory_budget_bytes(1)
+            for address in self.tcp:
+                split_address(address)
+        except BadRequest as e:
+            raise ValueError(e.message) from e
+
+    @property
+    def keep_alive_s(self) -> float:
+        """keep_alive in seconds; infinite for ever."""
+        return parse_duration(self.keep_alive)
+
+    def memory_budget_bytes(self, ram_bytes: int) -> int:
+        """The budget on a machine with so much RAM."""
+        value = self.memory_budget
+        if isinstance(value, str) and value.endswith("%"):
+            share = value.removesuffix("%").strip()
+            if not _NUMBER.fullmatch(share) or not 0 < float(share) <= 100:
+                raise BadRequest(f"'{value}' is not a share; write a number above 0 and up to 100, as in '80%'")
+            return int(ram_bytes * float(share) / 100)
+        return parse_bytes(value)
+
+
+def load_config(file: Path, env: Mapping[str, str], flags: Mapping[str, Any]) -> Config:
+    """The settings in force; a missing file is an empty one, a flag of None is not given.
+
+    Raises ConfigError naming where the wrong value came from.
+    """
+    values: dict[str, Any] = {}
+    for key, value, origin in (*_from_file(file), *_from_env(env), *_from_flags(flags)):
+        values[key] = _checked(key, value, origin)
+    return Config(**values)
+
+
+def parse_duration(value: str | float) -> float:
+    """Seconds of a duration as Go writes it ("5m", "1h30m", "300ms"); a bare number is seconds, negative is for ever.
+
+    For ever is ``math.inf``. Raises BadRequest. The rule is Ollama's for keep_alive.
+    """
+    seconds = _seconds(value)
+    if seconds is None:
+        raise BadRequest(f"'{str(value)[:40]}' is not a duration; write seconds, or a text like '300ms', '5m', '1h30m'")
+    return math.inf if seconds < 0 else seconds
+
+
+def parse_bytes(value: str | int) -> int:
+    """Bytes of "12GB" (powers of 1000), "12GiB" (powers of 1024) or a plain number. Raises BadRequest."""
+    match = _QUANTITY.fullmatch(str(value).strip().lower())
+    if match is None or match[2] not in _BYTE_UNITS:
+        raise BadRequest(f"'{str(value)[:40]}' is not a size; write bytes, or a text like '500MB', '12GB', '8GiB'")
+    return int(float(match[1]) * _BYTE_UNITS[match[2]]) if "." in match[1] else int(match[1]) * _BYTE_UNITS[match[2]]
+
+
+def split_address(text: str) -> tuple[str, int]:
+    """Host and port of "127.0.0.1:11434", "[::1]:11434" or ":0" (every interface, any port). Raises BadRequest."""
+    host, colon, port = text.rpartition(":")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    is_port = re.fullmatch(r"[0-9]{1,5}", port) is not None and int(port) < 65536
+    if not colon or not is_port or (":" in host and bare == host):
+        raise BadRequest(f"'{text[:60]}' is not an address; write host:port, as in '127.0.0.1:11434' or '[::1]:11434'")
+    return bare, int(port)
+
+
+def _seconds(value: str | float) -> float | None:
+    if isinstance(value, str):
+        text = value.strip()
+        size = text.removeprefix("-").removeprefix("+")
+        seconds = float(size) if _NUMBER.fullmatch(size) else _go_seconds(size)
+        return -seconds if seconds is not None and text.startswith("-") else seconds
+    is_sane = not isinstance(value, bool) and abs(value) <= 1e18
+    return float(value) if is_sane else None
+
+
+def _go_seconds(text: str) -> float | None:
+    parts = list(_DURATION_PART.finditer(text))
+    if not parts or "".join(part[0] for part in parts) != text:
+        return None
+    return sum(float(part[1]) * _DURATION_UNITS_S[part[2]] for part in parts)
+
+
+def _from_file(file: Path) -> Iterator[tuple[str, Any, str]]:
+    try:
+        document = read_yaml(file)
+    except FileNotFoundError:
+        return
+    except OSError as e:
+        raise ConfigError(f"cannot read {file}: {e.strerror}") from e
+    except YamlError as e:
+        raise ConfigError(f"{file}{f' line {e.line}' if e.line else ''}: {e.message}") from e
+    for key, value in document.data.items():
+        yield key, value, f"{file} line {document.lines[(key,)]}"
+
+
+def _from_env(env: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:
+    for name, value in env.items():
+        if name.startswith(ENV_PREFIX) and name not in ENV_OF_PATHS and value:
+            yield name.removeprefix(ENV_PREFIX).lower(), value, f"environment variable {name}"
+
+
+def _from_flags(flags: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
+    for key, value in flags.items():
+        if value is not None:
+            yield key, value, f"flag --{key.replace('_', '-')}"
+
+
+def _checked(key: str, value: Any, origin: str) -> Any:
+    known = Config.__struct_fields__
+    if key not in known:
+        raise ConfigError(f"{origin}: there is no setting '{key}'{did_you_mean(key, known)}")
+    if key in {"tcp", "origins"} and isinstance(value, str):
+        value = [part.strip() for part in value.split(",")]
+    try:
+        return getattr(msgspec.convert({key: value}, Config, strict=False), key)
+    except msgspec.ValidationError as e:
+        raise ConfigError(f"{origin}: {key}: {str(e).partition(' - at `$')[0]}") from e

@@ -1,0 +1,1 @@
+"""The forge: the batching engine. Runs only inside a worker process, synchronously."""

@@ -1,0 +1,129 @@
+"""The worker process: load one base model as told over the inherited socket, then serve it.
+
+    python -m beastd.engine --fd N
+
+The end of the socket ends the process at once, whatever it is doing: a daemon that was killed leaves no worker.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import os
+import resource
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from queue import SimpleQueue
+
+from beastd import ipc
+from beastd.errors import BeastError
+
+_PR_SET_PDEATHSIG = 1
+_PROGRESS_EVERY_S = 0.05
+
+
+class Link:
+    """The worker's end of the socket: a thread reads, the engine's thread writes."""
+
+    def __init__(self, fd: int) -> None:
+        self._socket = socket.socket(fileno=fd)
+        self.inbox: SimpleQueue[ipc.ToWorker] = SimpleQueue()
+
+    def start_reading(self) -> None:
+        """Read frames in a thread of its own, so that the end of the stream is seen even in a long native call."""
+        threading.Thread(target=self._read, name="link", daemon=True).start()
+
+    def _read(self) -> None:
+        with self._socket.makefile("rb") as lines:
+            for line in lines:
+                self.inbox.put(ipc.to_worker.decode(line))
+        os._exit(0)
+
+    def send(self, message: ipc.FromWorker) -> None:
+        """Send one frame; exits when nobody is left to read it."""
+        try:
+            self._socket.sendall(ipc.frame(message))
+        except OSError:
+            os._exit(0)
+
+
+def die_with_parent() -> None:
+    """Ask Linux to kill this process with its daemon, even if it is stopped and cannot see the socket's end."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def resident_bytes() -> int:
+    """Memory this process holds now, mapped model included (the peak, where /proc is missing)."""
+    try:
+        with open("/proc/self/statm") as statm:  # noqa: PTH123
+            return int(statm.read().split()[1]) * resource.getpagesize()
+    except OSError:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+
+
+def serve(link: Link) -> None:
+    """Load what the first frame names, say Ready, and run the engine."""
+    load = link.inbox.get()
+    assert isinstance(load, ipc.Load), "the daemon speaks first"
+    # Imported only now: the reader thread must be up before anything slow, and it needs neither numpy nor llama.cpp.
+    from beastd.engine.engine import Engine
+    from beastd.engine.intake import Intake
+    from beastd.engine.kvcache import KVCache
+    from beastd.engine.llama import Llama
+    from beastd.engine.outbox import Outbox
+    from beastd.engine.scheduler import Scheduler, StepBudget
+
+    llama = Llama(load.path, load.settings, _progress(link))
+    intake = Intake(llama, load.template)
+    rate = llama.warm_up()
+    scheduler = Scheduler(KVCache(llama.n_parallel), StepBudget(load.settings.step_ms / 1e3, llama.n_batch, rate))
+    link.send(
+        ipc.Ready(
+            n_ctx=llama.n_ctx,
+            n_parallel=llama.n_parallel,
+            n_threads=llama.n_threads,
+            resident_bytes=resident_bytes(),
+            gpu_bytes=llama.gpu_bytes,
+            can_insert=llama.fill_in_middle is not None,
+            can_think=intake.template.knows_thinking,
+        )
+    )
+    Engine(llama, intake, scheduler, link.inbox, Outbox(link.send)).run()
+
+
+def _progress(link: Link) -> Callable[[float], None]:
+    last_s = 0.0
+
+    def report(fraction: float) -> None:
+        nonlocal last_s
+        now_s = time.monotonic()
+        if now_s - last_s >= _PROGRESS_EVERY_S:
+            last_s = now_s
+            link.send(ipc.Progress(fraction))
+
+    return report
+
+
+def main() -> None:
+    """Entry point of the worker process."""
+    parser = argparse.ArgumentParser(prog="beastd.engine")
+    parser.add_argument("--fd", type=int, required=True)
+    link = Link(parser.parse_args().fd)
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    link.start_reading()
+    try:
+        serve(link)
+    except BeastError as error:
+        link.send(ipc.LoadError(ipc.Failure(error.code, error.message)))
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""The engine's loop: take requests, compute one step for all of them, tell the daemon, again."""
+
+from __future__ import annotations
+
+import time
+from queue import Empty, SimpleQueue
+
+from beastd import ipc
+from beastd.contract import Logprob, TokenLogprob
+from beastd.engine.intake import Intake
+from beastd.engine.llama import DecodeError, FloatArray, Llama
+from beastd.engine.outbox import Outbox
+from beastd.engine.sampler import Sampled
+from beastd.engine.scheduler import Chunk, Scheduler
+from beastd.engine.sequence import Sequence
+from beastd.errors import BeastError, EngineFailed
+
+
+class Engine:
+    """Runs the sequences of one base model. One thread, no locks."""
+
+    def __init__(
+        self, llama: Llama, intake: Intake, scheduler: Scheduler, inbox: SimpleQueue[ipc.ToWorker], outbox: Outbox
+    ) -> None:
+        self._llama = llama
+        self._intake = intake
+        self._scheduler = scheduler
+        self._inbox = inbox
+        self._outbox = outbox
+        self._live: dict[int, Sequence] = {}
+
+    def run(self) -> None:
+        """Serve for ever; the process ends with its daemon's end of the pipe."""
+        while True:
+            self.step()
+
+    def step(self) -> None:
+        """Take what has arrived, then compute one batch. Blocks when there is nothing to compute."""
+        self._drain()
+        now_ns = time.monotonic_ns()
+        for sequence in self._scheduler.admit(now_ns):
+            self._begin(sequence, now_ns)
+        chunks = self._scheduler.next_batch(now_ns)
+        if chunks:
+            # Prompt chunks come last: a step that ends with a decode has none, and is short.
+            self._outbox.flush_before(now_ns, is_short=chunks[-1].sequence.is_decoding)
+            self._compute(chunks)
+
+    # --- requests in ---
+
+    def _drain(self) -> None:
+        if self._scheduler.is_idle:
+            self._outbox.flush(time.monotonic_ns())
+            self._take(self._inbox.get())
+        while True:
+            try:
+                self._take(self._inbox.get_nowait())
+            except Empty:
+                return
+
+    def _take(self, message: ipc.ToWorker) -> None:
+        if isinstance(message, ipc.Submit):
+            self._submit(message)
+        elif isinstance(message, ipc.Cancel) and (sequence := self._live.get(message.id)):
+            self._drop(sequence)
+            self._outbox.forget(message.id)
+
+    def _submit(self, submit: ipc.Submit) -> None:
+        try:
+            sequence = self._intake.sequence(submit)
+        except BeastError as error:
+            self._outbox.end(submit.id, ipc.Failure(error.code, error.message))
+            return
+        self._live[submit.id] = sequence
+        self._scheduler.add(sequence)
+
+    def _begin(self, sequence: Sequence, now_ns: int) -> None:
+        """The sequence has its slot: drop from it what the prompt does not share."""
+        assert sequence.slot is not None
+        sequence.prompt_start_ns = now_ns
+        if not self._llama.forget(sequence.slot.index, sequence.n_cached):
+            sequence.slot.tokens.clear()
+            sequence.n_cached = 0
+
+    # --- one step ---
+
+    def _compute(self, chunks: list[Chunk]) -> None:
+        start_ns = time.monotonic_ns()
+        try:
+            self._llama.use_adapters(chunks[0].sequence.adapters)
+            logits = self._llama.decode(chunks)
+        except (BeastError, DecodeError) as error:
+            self._fail(chunks, error)
+            return
+        now_ns = time.monotonic_ns()
+        if not chunks[-1].sequence.is_decoding:
+            self._scheduler.budget.observe(sum(len(chunk.tokens) for chunk in chunks), (now_ns - start_ns) / 1e9)
+        rows = iter(logits)
+        for chunk in chunks:
+            assert chunk.sequence.slot is not None
+            chunk.sequence.slot.tokens += chunk.tokens
+            if chunk.wants_logits:
+                self._advance(chunk.sequence, next(rows), now_ns)
+
+    def _advance(self, sequence: Sequence, logits: FloatArray, now_ns: int) -> None:
+        """Sample the sequence's next token, unless the answer has all it may have."""
+        sequence.answer_end_ns = now_ns
+        if not sequence.answer:
+            sequence.answer_start_ns = now_ns
+        if sequence.is_full:
+            self._end(sequence, "length")
+            return
+        try:
+            sampled = sequence.sampler.sample(logits, sequence.top_logprobs)
+        except BeastError as error:
+            self._outbox.end(sequence.id, ipc.Failure(error.code, error.message))
+            self._drop(sequence)
+            return
+        if sampled.token in sequence.ends:
+            self._end(sequence, "stop")
+        else:
+            self._extend(sequence, sampled)
+
+    def _extend(self, sequence: Sequence, sampled: Sampled) -> None:
+        """Add a token to the answer; release its text; end at a stop string or a limit."""
+        sequence.answer.append(sampled.token)
+        if sampled.logprob is not None:
+            sequence.logprobs.append(self._logprob(sampled))
+        self._say(sequence, sequence.detokenizer.push(self._llama.piece(sampled.token)))
+        if sequence.detokenizer.stopped:
+            self._end(sequence, "stop")
+        elif sequence.is_full:
+            self._end(sequence, "length")
+
+    def _say(self, sequence: Sequence, text: str) -> None:
+        thinking = ""
+        if sequence.thinking:
+            thinking, text = sequence.thinking.push(text)
+        if text or thinking:
+            self._outbox.say(sequence.id, text, thinking, sequence.logprobs, is_first=len(sequence.answer) == 1)
+            sequence.logprobs = []
+
+    def _end(self, sequence: Sequence, reason: str) -> None:
+        self._say(sequence, sequence.detokenizer.flush())
+        thinking, text = sequence.thinking.flush() if sequence.thinking else ("", "")
+        if text or thinking or sequence.logprobs:
+            self._outbox.say(sequence.id, text, thinking, sequence.logprobs, is_first=False)
+        self._outbox.end(sequence.id, sequence.final(reason))
+        self._drop(sequence)
+
+    def _fail(self, chunks: list[Chunk], error: BeastError | DecodeError) -> None:
+        """The step came to nothing: its sequences end, and what their slots hold is not to be trusted."""
+        if isinstance(error, DecodeError):
+            error = EngineFailed(f"llama.cpp failed to compute a step ({error}); ask again")
+        for sequence in {id(chunk.sequence): chunk.sequence for chunk in chunks}.values():
+            assert sequence.slot is not None
+            sequence.slot.tokens.clear()
+            self._llama.forget(sequence.slot.index, 0)
+            self._outbox.end(sequence.id, ipc.Failure(error.code, error.message))
+            self._drop(sequence)
+
+    def _drop(self, sequence: Sequence) -> None:
+        """The sequence is over: nothing of it is in the next step."""
+        self._scheduler.remove(sequence)
+        del self._live[sequence.id]
+
+    def _logprob(self, sampled: Sampled) -> Logprob:
+        assert sampled.logprob is not None
+        text, data = self._shown(sampled.token)
+        top = [TokenLogprob(*self._shown(token)[:1], value, self._shown(token)[1]) for token, value in sampled.top]
+        return Logprob(text, sampled.logprob, data, top or None)
+
+    def _shown(self, token: int) -> tuple[str, list[int]]:
+        piece = self._llama.piece(token)
+        return piece.decode("utf-8", "replace"), list(piece)

@@ -1,0 +1,82 @@
+"""Which tokens lie in which KV slot, and which slot a new sequence takes. Decides only; llama obeys."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+AdapterSet = tuple[tuple[str, float], ...]
+"""LoRA adapters as (path, scale): KV computed with one set is worthless to another."""
+
+
+@dataclass(slots=True)
+class Slot:
+    """One llama.cpp sequence id and the tokens whose keys and values it holds."""
+
+    index: int
+    tokens: list[int] = field(default_factory=list)
+    adapters: AdapterSet = ()
+    is_busy: bool = False
+    last_used: int = 0
+    """Order of release: larger is more recent, 0 never used."""
+
+
+def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    """Length of the longest common prefix, by bisection over slices (list equality runs at C speed)."""
+    low, high = 0, min(len(a), len(b))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if a[low:middle] == b[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+class KVCache:
+    """The slots of one context. A released slot keeps its tokens for a later prompt with the same beginning."""
+
+    def __init__(self, n_slots: int) -> None:
+        self.slots = [Slot(index) for index in range(n_slots)]
+        self._clock = 0
+
+    @property
+    def has_free(self) -> bool:
+        """Whether a sequence could be admitted now."""
+        return any(not slot.is_busy for slot in self.slots)
+
+    def try_acquire(self, prompt: Sequence[int], adapters: AdapterSet) -> tuple[Slot, int] | None:
+        """Take the free slot worth most to this prompt; None when all are busy.
+
+        Returns the slot and how many of its tokens the prompt may keep: never all of the prompt, since the
+        last token must be decoded again to have logits.
+        """
+        free = sorted((slot for slot in self.slots if not slot.is_busy), key=lambda slot: slot.last_used)
+        if not free:
+            return None
+        slot, n_kept = max(
+            ((slot, self._n_reusable(slot, prompt, adapters)) for slot in free),
+            key=lambda found: self._worth(*found, recency=free.index(found[0]) / len(free)),
+        )
+        slot.is_busy = True
+        slot.adapters = adapters
+        del slot.tokens[n_kept:]
+        return slot, n_kept
+
+    def release(self, slot: Slot) -> None:
+        """The slot's sequence has ended; its tokens stay until somebody else needs the slot."""
+        assert slot.is_busy
+        self._clock += 1
+        slot.last_used = self._clock
+        slot.is_busy = False
+
+    @staticmethod
+    def _n_reusable(slot: Slot, prompt: Sequence[int], adapters: AdapterSet) -> int:
+        if slot.adapters != adapters:
+            return 0
+        return min(common_prefix(slot.tokens, prompt), len(prompt) - 1)
+
+    @staticmethod
+    def _worth(slot: Slot, n_kept: int, *, recency: float) -> float:
+        """Tokens saved now, less the tokens thrown away weighted by how likely they are wanted again."""
+        return n_kept - (len(slot.tokens) - n_kept) * recency

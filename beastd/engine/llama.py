@@ -1,0 +1,306 @@
+"""llama.cpp as the engine needs it: load, tokenize, decode, forget. The only file that imports llama_cpp.
+
+Functions are llama-cpp-python's low-level bindings (``llama_cpp.llama_cpp``), named as in ``llama.h``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import sys
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import llama_cpp.llama_cpp as lib
+import numpy as np
+import numpy.typing as npt
+
+from beastd.engine.kvcache import AdapterSet
+from beastd.engine.scheduler import Chunk
+from beastd.engine.threads import default_threads
+from beastd.errors import BadModel, LoadFailed
+from beastd.ipc import LoadSettings
+
+FloatArray = npt.NDArray[np.float32]
+
+_FLASH_ATTN = {"auto": -1, "off": 0, "on": 1}
+_KV_TYPE = {"f16": 1, "q8_0": 8, "q4_0": 2}
+_GGML_LOG_ERROR = 4
+_BUFFER_SIZE = re.compile(r"(\S+)\s+(?:model|KV|RS|output|compute) buffer size =\s+([\d.]+) MiB")
+_WARM_UP_TOKENS = 64
+
+
+class DecodeError(Exception):
+    """``llama_decode`` refused or failed a batch; ``code`` is its return value."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"llama_decode returned {code}")
+        self.code = code
+
+
+class _LogTap:
+    """Passes llama.cpp's log to stderr, and keeps what errors must quote and buffers took."""
+
+    def __init__(self) -> None:
+        self.errors: deque[str] = deque(maxlen=4)
+        self.gpu_bytes = 0
+        self.callback = lib.llama_log_callback(self._on_log)
+        """Must outlive every call into the library: a collected callback is a segmentation fault."""
+
+    def _on_log(self, level: int, text: bytes, _user_data: object) -> None:
+        line = text.decode("utf-8", "replace")
+        sys.stderr.write(line)
+        if level == _GGML_LOG_ERROR:
+            self.errors.append(line.strip())
+        if (found := _BUFFER_SIZE.search(line)) and not found[1].startswith(("CPU", "Host")):
+            self.gpu_bytes += int(float(found[2]) * 2**20)
+
+
+class Batch:
+    """A reusable ``llama_batch`` over numpy arrays: filling a step costs a few slice assignments."""
+
+    def __init__(self, n_most: int, n_slots: int, n_ctx: int) -> None:
+        self._token = np.zeros(n_most, np.int32)
+        self._pos = np.zeros(n_most, np.int32)
+        self._n_seq = np.ones(n_most, np.int32)
+        self._seq_ids = np.arange(n_slots, dtype=np.int32)
+        self._seq_pointers = self._seq_ids.ctypes.data + 4 * np.arange(n_slots, dtype=np.uint64)
+        self._seq = np.zeros(n_most, np.uint64)
+        self._logits = np.zeros(n_most, np.int8)
+        self._positions = np.arange(n_ctx + 1, dtype=np.int32)
+        self.native = lib.llama_batch()
+        for name, array in (
+            ("token", self._token),
+            ("pos", self._pos),
+            ("n_seq_id", self._n_seq),
+            ("seq_id", self._seq),
+            ("logits", self._logits),
+        ):
+            kind = dict(lib.llama_batch._fields_)[name]
+            setattr(self.native, name, ctypes.cast(array.ctypes.data, kind))
+
+    def fill(self, chunks: Sequence[Chunk]) -> int:
+        """Lay the chunks one after another; returns how many rows of logits they ask for."""
+        n = n_outputs = 0
+        for chunk in chunks:
+            assert chunk.sequence.slot is not None
+            end = n + len(chunk.tokens)
+            self._token[n:end] = chunk.tokens
+            self._pos[n:end] = self._positions[chunk.start : chunk.start + len(chunk.tokens)]
+            self._seq[n:end] = self._seq_pointers[chunk.sequence.slot.index]
+            self._logits[n:end] = 0
+            if chunk.wants_logits:
+                self._logits[end - 1] = 1
+                n_outputs += 1
+            n = end
+        self.native.n_tokens = n
+        return n_outputs
+
+
+class Llama:
+    """One base model with its context. Not thread-safe: the engine's loop is its only user."""
+
+    def __init__(self, path: str, settings: LoadSettings, on_progress: Callable[[float], None]) -> None:
+        """Load the model and make its context.
+
+        Raises ``BadModel`` when llama.cpp cannot use the file, ``LoadFailed`` when the context cannot be made.
+        """
+        self._log = _LogTap()
+        lib.llama_log_set(self._log.callback, ctypes.c_void_p(0))
+        lib.llama_backend_init()
+        self._model = self._load_model(path, settings, on_progress)
+        self.vocab = lib.llama_model_get_vocab(self._model)
+        """Handle for grammar samplers."""
+        self.n_threads = settings.n_threads or default_threads()
+        self._ctx = self._make_context(path, settings)
+        self._memory = lib.llama_get_memory(self._ctx)
+        self.n_vocab = int(lib.llama_vocab_n_tokens(self.vocab))
+        self.n_ctx = min(settings.n_ctx, int(lib.llama_n_ctx_seq(self._ctx)))
+        self.n_batch = int(lib.llama_n_batch(self._ctx))
+        self.n_parallel = settings.n_parallel
+        self._batch = Batch(self.n_batch, settings.n_parallel, self.n_ctx)
+        self._pieces: dict[int, bytes] = {}
+        self._loras: dict[str, ctypes.c_void_p] = {}
+        self._adapters: AdapterSet = ()
+        self.bos = int(lib.llama_vocab_bos(self.vocab))
+        self.eos = int(lib.llama_vocab_eos(self.vocab))
+        is_end = lib.llama_vocab_is_eog
+        self.eog = frozenset(token for token in range(self.n_vocab) if is_end(self.vocab, token))
+        """Every token that ends a generation (end of sequence, of turn, of message)."""
+
+    # --- loading ---
+
+    def _load_model(self, path: str, settings: LoadSettings, on_progress: Callable[[float], None]) -> lib.llama_model_p:
+        def report(fraction: float, _user_data: object) -> bool:
+            on_progress(fraction)
+            return True
+
+        params = lib.llama_model_default_params()
+        params.n_gpu_layers = settings.n_gpu_layers
+        params.load_mode = lib.LLAMA_LOAD_MODE_MMAP if settings.mmap else lib.LLAMA_LOAD_MODE_NONE
+        callback = lib.llama_progress_callback(report)
+        params.progress_callback = callback
+        model = lib.llama_model_load_from_file(os.fsencode(path), params)
+        if not model:
+            raise BadModel(f"llama.cpp cannot load {Path(path).name}: {self._reason()}")
+        return model
+
+    def _make_context(self, path: str, settings: LoadSettings) -> lib.llama_context_p:
+        params = lib.llama_context_default_params()
+        params.n_ctx = settings.n_ctx * settings.n_parallel
+        params.n_seq_max = settings.n_parallel
+        params.n_batch = settings.n_batch
+        params.n_ubatch = min(settings.n_ubatch, settings.n_batch)
+        # Logits are wanted for one token a sequence: room for a whole batch of them would be the largest buffer.
+        params.n_outputs_max = settings.n_parallel
+        params.n_threads = params.n_threads_batch = self.n_threads
+        params.flash_attn_type = _FLASH_ATTN[settings.flash_attn]
+        params.type_k = params.type_v = _KV_TYPE[settings.kv_type]
+        params.kv_unified = settings.kv_layout == "unified"
+        context = lib.llama_init_from_model(self._model, params)
+        if not context:
+            raise LoadFailed(
+                f"llama.cpp cannot make a context of {settings.n_parallel} × {settings.n_ctx} tokens for "
+                f"{Path(path).name}: {self._reason()}; try a smaller context or fewer parallel sequences"
+            )
+        return context
+
+    def _reason(self) -> str:
+        return "; ".join(self._log.errors) or "it gave no reason"
+
+    @property
+    def gpu_bytes(self) -> int:
+        """Bytes in buffers that are not the CPU's, as llama.cpp logged them at load."""
+        return self._log.gpu_bytes
+
+    @property
+    def template(self) -> str | None:
+        """The chat template in the file's metadata."""
+        text = lib.llama_model_chat_template(self._model, None)
+        return text.decode("utf-8", "replace") if text else None
+
+    # --- vocabulary ---
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool = True) -> list[int]:
+        """Token ids of a text; ``add_special`` puts BOS/EOS where the model is configured to have them."""
+        data = text.encode("utf-8", "replace")
+        n_most = len(data) + 8
+        tokens = (ctypes.c_int32 * n_most)()
+        n = lib.llama_tokenize(self.vocab, data, len(data), tokens, n_most, add_special, parse_special)
+        assert n >= 0, "a token is at least a byte long"
+        return list(tokens[:n])
+
+    def tokenize_prompt(self, text: str) -> list[int]:
+        """Token ids of a rendered prompt; a BOS the template wrote itself is not doubled."""
+        has_bos = self.bos >= 0 and text.startswith(self.text(self.bos))
+        return self.tokenize(text, add_special=not has_bos)
+
+    def piece(self, token: int) -> bytes:
+        """UTF-8 bytes of a token as they appear in an answer (control tokens: none); may be part of a character."""
+        piece = self._pieces.get(token)
+        if piece is None:
+            piece = self._pieces[token] = self._to_piece(token, special=False)
+        return piece
+
+    def text(self, token: int) -> str:
+        """A token's text, special tokens included; empty for an id below 0 (none)."""
+        return self._to_piece(token, special=True).decode("utf-8", "replace") if token >= 0 else ""
+
+    def _to_piece(self, token: int, *, special: bool) -> bytes:
+        size = 64
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            n = lib.llama_token_to_piece(self.vocab, token, buffer, size, 0, special)
+            if n >= 0:
+                return buffer.raw[:n]
+            size = -n
+
+    def tokens_containing(self, texts: Sequence[str]) -> frozenset[int]:
+        """Every token whose text contains one of these (DRY's sequence breakers)."""
+        wanted = [text.encode() for text in texts]
+        return frozenset(
+            token
+            for token in range(self.n_vocab)
+            if any(text in self._to_piece(token, special=True) for text in wanted)
+        )
+
+    @property
+    def fill_in_middle(self) -> tuple[int, int, int] | None:
+        """The tokens before the prefix, the suffix and the middle; None when the vocabulary has none."""
+        found = (
+            int(lib.llama_vocab_fim_pre(self.vocab)),
+            int(lib.llama_vocab_fim_suf(self.vocab)),
+            int(lib.llama_vocab_fim_mid(self.vocab)),
+        )
+        return found if min(found) >= 0 else None
+
+    # --- computing ---
+
+    def decode(self, chunks: Sequence[Chunk]) -> FloatArray:
+        """Compute one step. Returns the logits asked for, shape (n_outputs, n_vocab), in the chunks' order.
+
+        The array is llama.cpp's own buffer: valid, and free to be changed, until the next call.
+        Raises ``DecodeError``.
+        """
+        n_outputs = self._batch.fill(chunks)
+        code = lib.llama_decode(self._ctx, self._batch.native)
+        if code != 0:
+            raise DecodeError(code)
+        if not n_outputs:
+            return np.empty((0, self.n_vocab), np.float32)
+        pointer = lib.llama_get_logits(self._ctx)
+        address = ctypes.addressof(pointer.contents)
+        memory = (ctypes.c_char * (4 * n_outputs * self.n_vocab)).from_address(address)
+        return np.ndarray((n_outputs, self.n_vocab), np.float32, memoryview(memory))
+
+    def forget(self, slot: int, n_kept: int) -> bool:
+        """Drop a slot's KV after its first ``n_kept`` tokens.
+
+        False when the model's memory cannot be cut (recurrent models): then the whole slot was dropped.
+        """
+        if lib.llama_memory_seq_rm(self._memory, slot, n_kept, -1):
+            return True
+        lib.llama_memory_seq_rm(self._memory, slot, -1, -1)
+        return False
+
+    def use_adapters(self, adapters: AdapterSet) -> None:
+        """Apply this set of LoRA adapters to the steps to come; files are read at their first use.
+
+        Raises ``BadModel`` for a file that is no adapter of this model.
+        """
+        if adapters == self._adapters:
+            return
+        handles = [self._lora(path) for path, _ in adapters]
+        scales = (ctypes.c_float * len(adapters))(*(scale for _, scale in adapters))
+        array = (lib.llama_adapter_lora_p_ctypes * len(handles))(*handles)
+        if lib.llama_set_adapters_lora(self._ctx, array, len(handles), scales) != 0:
+            raise BadModel(f"llama.cpp cannot apply the adapters {', '.join(path for path, _ in adapters)}")
+        self._adapters = adapters
+
+    def _lora(self, path: str) -> ctypes.c_void_p:
+        if path not in self._loras:
+            self._log.errors.clear()
+            handle = lib.llama_adapter_lora_init(self._model, os.fsencode(path))
+            if not handle:
+                raise BadModel(f"{Path(path).name} is not a LoRA adapter of this model: {self._reason()}")
+            self._loras[path] = handle
+        return self._loras[path]
+
+    def warm_up(self) -> float:
+        """Touch all weights and kernels once, so that the first request is as fast as the tenth.
+
+        Returns the prefill rate it saw, in tokens/s.
+        """
+        token = max(self.bos, self.eos, 0)
+        n = min(_WARM_UP_TOKENS, self.n_ctx, self.n_batch)
+        tokens = (ctypes.c_int32 * n)(*[token] * n)
+        lib.llama_decode(self._ctx, lib.llama_batch_get_one(tokens, 1))
+        lib.llama_synchronize(self._ctx)
+        start_us = lib.llama_time_us()
+        lib.llama_decode(self._ctx, lib.llama_batch_get_one(tokens, n - 1))
+        lib.llama_synchronize(self._ctx)
+        took_s = max(1, lib.llama_time_us() - start_us) / 1e6
+        lib.llama_memory_clear(self._memory, True)
+        return float((n - 1) / took_s)

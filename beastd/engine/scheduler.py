@@ -1,0 +1,131 @@
+"""Which sequences are in the next step, and with how many tokens each. Pure: time comes in as an argument.
+
+A step is one ``llama_decode``: first the next token of every decoding sequence, then chunks of prompts within
+a token budget (the idea of vLLM's ``v1/core/sched``: prefill and decode share one budget).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from beastd.engine.kvcache import AdapterSet, KVCache
+from beastd.engine.sequence import Sequence
+
+MIN_STEP_TOKENS = 32
+"""Below this a prefill chunk costs almost as much as this many tokens: matrix kernels are not yet filled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Tokens of one sequence in one step, from position ``start`` of its slot."""
+
+    sequence: Sequence
+    tokens: list[int]
+    start: int
+    wants_logits: bool
+
+
+class StepBudget:
+    """How many tokens a step may hold so that it stalls the streams for about ``target_s`` at most.
+
+    Learns the machine's prefill rate (tokens/s) from measured steps.
+    """
+
+    def __init__(self, target_s: float, n_batch: int, rate: float) -> None:
+        self._target_s = target_s
+        self._n_batch = n_batch
+        self.rate = rate
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens for the next step, decodes included."""
+        return int(max(MIN_STEP_TOKENS, min(self._n_batch, self.rate * self._target_s)))
+
+    def observe(self, n_tokens: int, step_s: float) -> None:
+        """Take note of a step that held prompt tokens; small ones say nothing of the rate."""
+        if n_tokens >= MIN_STEP_TOKENS and step_s > 0:
+            self.rate += 0.2 * (n_tokens / step_s - self.rate)
+
+
+class Scheduler:
+    """Owns the waiting and running sequences of one engine."""
+
+    def __init__(self, cache: KVCache, budget: StepBudget) -> None:
+        self.waiting: list[Sequence] = []
+        self.running: list[Sequence] = []
+        self.cache = cache
+        self.budget = budget
+        self._last_turn: AdapterSet | None = None
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing to compute."""
+        return not self.waiting and not self.running
+
+    def add(self, sequence: Sequence) -> None:
+        """A new request: it waits for a slot."""
+        self.waiting.append(sequence)
+
+    def remove(self, sequence: Sequence) -> None:
+        """The sequence has ended, for any reason: its slot is free for the next step."""
+        if sequence.slot is None:
+            self.waiting.remove(sequence)
+            return
+        self.running.remove(sequence)
+        self.cache.release(sequence.slot)
+
+    def admit(self, now_ns: int) -> list[Sequence]:
+        """Give free slots to waiting sequences, most urgent first; returns those that got one."""
+        admitted: list[Sequence] = []
+        if not self.waiting or not self.cache.has_free:
+            return admitted
+        self.waiting.sort(key=lambda sequence: self._urgency(sequence, now_ns))
+        while self.waiting and (found := self.cache.try_acquire(self.waiting[0].prompt, self.waiting[0].adapters)):
+            sequence = self.waiting.pop(0)
+            sequence.slot, sequence.n_cached = found
+            self.running.append(sequence)
+            admitted.append(sequence)
+        return admitted
+
+    def next_batch(self, now_ns: int) -> list[Chunk]:
+        """The next step: every decoding sequence, then prompt chunks, shortest remaining first with ageing.
+
+        One step serves one set of LoRA adapters (llama.cpp applies them to a whole batch); sets take turns.
+        """
+        turn = self._next_turn()
+        chunks = [
+            Chunk(sequence, sequence.answer[-1:], len(sequence.slot.tokens), True)
+            for sequence in self.running
+            if sequence.answer and sequence.slot and sequence.adapters == turn
+        ]
+        n_left = self.budget.n_tokens - len(chunks)
+        prompts = [sequence for sequence in self.running if not sequence.answer and sequence.adapters == turn]
+        for sequence in sorted(prompts, key=lambda sequence: self._urgency(sequence, now_ns)):
+            if n_left <= 0:
+                break
+            chunks.append(self._prefill_chunk(sequence, n_left))
+            n_left -= len(chunks[-1].tokens)
+        return chunks
+
+    @staticmethod
+    def _prefill_chunk(sequence: Sequence, n_most: int) -> Chunk:
+        assert sequence.slot is not None
+        start = len(sequence.slot.tokens)
+        tokens = sequence.prompt[start : start + n_most]
+        return Chunk(sequence, tokens, start, start + len(tokens) == len(sequence.prompt))
+
+    def _urgency(self, sequence: Sequence, now_ns: int) -> float:
+        """Prompt tokens left, less the tokens that could have been computed while it waited; smallest goes first.
+
+        So short prompts overtake long ones, but none is delayed by much more than its own length.
+        """
+        waited_s = (now_ns - sequence.arrived_ns) / 1e9
+        return sequence.n_prefill_left - waited_s * self.budget.rate
+
+    def _next_turn(self) -> AdapterSet:
+        sets = sorted({sequence.adapters for sequence in self.running})
+        if not sets:
+            return ()
+        later = [adapters for adapters in sets if self._last_turn is not None and adapters > self._last_turn]
+        self._last_turn = (later or sets)[0]
+        return self._last_turn

@@ -1,0 +1,173 @@
+"""One worker: a process that holds one loaded base model, and the requests it answers."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
+
+import msgspec
+
+from beastd import ipc
+from beastd.errors import BeastError, LoadFailed, LoadTimeout, ShuttingDown, WorkerDied
+from beastd.fleet.link import Link, LinkBroken, LinkClosed, LinkStalled
+from beastd.fleet.process import Process
+from beastd.fleet.spec import WorkerSpec
+
+_END_GRACE_S = 0.5
+"""For a process whose end of the socket is closed: it is about to end, or hangs."""
+_STOP_GRACE_S = 3.0
+"""For a process that was told to stop."""
+
+
+class Worker:
+    """The life of one process: ``load`` once, then ``serve`` until it ends; ``stop`` at any time ends either.
+
+    Whenever load raises or serve returns, the process is gone and reaped; if one of them is cancelled it is killed.
+    """
+
+    ready: ipc.Ready
+    """What the loaded worker said of itself; there once load has returned."""
+
+    def __init__(self, spec: WorkerSpec, log: Path, load_timeout_s: float) -> None:
+        self.spec = spec
+        self.is_stopping = False
+        self.fraction = 0.0
+        """How much of the load is done."""
+        self._log = log
+        self._load_timeout_s = load_timeout_s
+        self._process: Process | None = None
+        self._link: Link | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The process, once there is one."""
+        return self._process.pid if self._process else None
+
+    async def load(self, on_progress: Callable[[float], None]) -> ipc.Ready:
+        """Start the process and have it load its model; on_progress hears fractions that only grow.
+
+        Raises LoadTimeout without progress for the load timeout; LoadFailed when the process cannot start, ends
+        or talks nonsense; and whatever error the engine reports (BadModel, DoesNotFit…).
+        """
+        try:
+            link = await self._connect()
+            self.ready = await link.load(self._load_frame(), self._load_timeout_s, self._progress_to(on_progress))
+        except Exception as cause:
+            await self._end(is_hopeless=isinstance(cause, LinkStalled | LinkBroken))
+            raise self._load_error(cause) from cause
+        except BaseException:
+            self._kill()
+            raise
+        return self.ready
+
+    async def serve(self) -> None:
+        """Pass answers on until the process ends; then every request it held ends with one error."""
+        reason: str | None = None
+        assert self._link is not None, "serve comes after load"
+        try:
+            await self._link.read_answers()
+        except LinkBroken as broken:
+            reason = f"sent {broken}, was stopped,"
+        except BaseException:
+            self._kill()
+            raise
+        await self._end(is_hopeless=reason is not None)
+        self._link.fail(self._death(reason))
+
+    def stop(self) -> None:
+        """Begin to end the process; load raises or serve returns when it is gone."""
+        self.is_stopping = True
+        if self._process and self._link:
+            self._link.abort()
+            self._process.terminate()
+
+    async def generate(self, submit: ipc.Submit) -> AsyncGenerator[ipc.Delta, None]:
+        """Have a request answered; its id is replaced. Ends after the delta with ``final``.
+
+        A slow consumer gets fewer, longer deltas. Closing the generator early cancels the request in the engine:
+        close it for certain (``contextlib.aclosing``). Raises the error the engine gives the request, WorkerDied,
+        ShuttingDown, and BadRequest for a request too large to pass on.
+        """
+        assert self._link is not None, "generate comes after load"
+        inbox = self._link.open()
+        was_sent = False
+        try:
+            await self._link.send(msgspec.structs.replace(submit, id=inbox.id))
+            was_sent = True
+            while True:
+                delta = await inbox.take()
+                yield delta
+                if delta.final is not None:
+                    return
+        finally:
+            self._link.close(inbox, was_sent=was_sent)
+
+    async def _connect(self) -> Link:
+        daemon_end, engine_end = socket.socketpair()
+        try:
+            with engine_end:
+                self._process = await Process.spawn(engine_end, self._log)
+            self._link = await Link.over(daemon_end)
+        except BaseException:
+            daemon_end.close()
+            raise
+        if self.is_stopping:  # it was told so while it had no process
+            self.stop()
+        return self._link
+
+    def _load_frame(self) -> ipc.Load:
+        return ipc.Load(path=self.spec.path, template=self.spec.template, settings=self.spec.settings)
+
+    def _progress_to(self, on_progress: Callable[[float], None]) -> Callable[[float], None]:
+        def progress(fraction: float) -> None:
+            self.fraction = fraction
+            on_progress(fraction)
+
+        return progress
+
+    async def _end(self, *, is_hopeless: bool) -> None:
+        """Close the link and see the process gone; a hopeless one is not given time."""
+        if self._link:
+            self._link.abort()
+        if self._process:
+            if is_hopeless:
+                self._process.kill()
+            await self._process.end(_STOP_GRACE_S if self.is_stopping else _END_GRACE_S)
+
+    def _kill(self) -> None:
+        if self._link:
+            self._link.abort()
+        if self._process:
+            self._process.kill()
+
+    # --- messages ---
+
+    def _load_error(self, cause: Exception) -> BeastError:
+        label = self.spec.label
+        if isinstance(cause, BeastError):
+            return cause
+        if self.is_stopping:
+            return ShuttingDown(f"{label} was stopped while it loaded.")
+        if isinstance(cause, LinkStalled):
+            return LoadTimeout(f"{label} was given up while it loaded: {cause}. {self._log_hint()}")
+        if isinstance(cause, LinkBroken):
+            return LoadFailed(f"{label} failed to load: its worker sent {cause}. {self._log_hint()}")
+        if isinstance(cause, LinkClosed) and self._process:
+            return LoadFailed(
+                f"{label} failed to load: its worker, pid {self.pid}, {self._process.outcome()}. {self._log_hint()}"
+            )
+        return LoadFailed(f"{label} failed to load: its worker could not be started ({cause}).")
+
+    def _log_hint(self) -> str:
+        tail = self._process.log_tail() if self._process else ""
+        return f"The end of {self._log}:\n{tail}" if tail else f"Its log, {self._log}, is empty."
+
+    def _death(self, reason: str | None) -> BeastError:
+        if self.is_stopping:
+            return ShuttingDown(f"{self.spec.label} was stopped before the answer was complete.")
+        outcome = self._process.outcome() if self._process else "is gone"
+        return WorkerDied(
+            f"The worker of {self.spec.label}, pid {self.pid}, {reason or ''} {outcome} before the answer was "
+            "complete; the next request starts a fresh one."
+        )

@@ -1,0 +1,1 @@
+"""The library: which models exist on disk, and what their files say."""

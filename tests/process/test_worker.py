@@ -1,0 +1,239 @@
+"""The pool with real workers: however one ends, its requests end once, and no process stays."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from pathlib import Path
+
+import msgspec
+import pytest
+
+import beastd
+from beastd import ipc
+from beastd.errors import BadModel, LoadFailed, LoadTimeout, ShuttingDown, WorkerDied
+from beastd.fleet import Lease, Pool, Worker, WorkerSpec
+from beastd.fleet import worker as worker_module
+from beastd.registry.gguf import read_header
+
+CUB = Path(beastd.__file__).parent / "builtin" / "cub" / "cub-q2_k.gguf"
+LONG = ipc.Submit(id=0, prompt=ipc.Prompt(raw="Once"), sampling=ipc.Sampling(num_predict=-1, ignore_eos=True))
+SHORT = ipc.Submit(id=0, prompt=ipc.Prompt(raw="Once upon a time"), sampling=ipc.Sampling(num_predict=8))
+
+
+def spec(key: str = "cub", *, path: Path = CUB, n_parallel: int = 2) -> WorkerSpec:
+    settings = ipc.LoadSettings(n_ctx=1024, n_parallel=n_parallel)
+    return WorkerSpec(key, key, "q2_k", str(path), None, read_header(CUB).shape(), settings)
+
+
+@pytest.fixture
+async def make_pool(tmp_path: Path) -> AsyncIterator[Callable[..., Pool]]:
+    """Makes pools, and closes them."""
+    pools: list[Pool] = []
+
+    def make(load_timeout_s: float = 60) -> Pool:
+        pools.append(Pool(budget_bytes=4 * 10**9, max_queue=300, load_timeout_s=load_timeout_s, logs_dir=tmp_path))
+        return pools[-1]
+
+    yield make
+    for pool in pools:
+        await pool.close()
+
+
+@pytest.fixture
+def pool(make_pool: Callable[..., Pool]) -> Pool:
+    return make_pool()
+
+
+def is_gone(pid: int | None) -> bool:
+    """Ended and reaped."""
+    assert pid is not None
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+async def answer(pool: Pool, submit: ipc.Submit = SHORT, key: str = "cub") -> tuple[str, int | None]:
+    """One request from lease to end: its text and the worker's process."""
+    async with pool.lease(spec(key), 60.0) as lease:
+        await drain_load(lease)
+        async with aclosing(lease.worker.generate(submit)) as deltas:
+            return "".join([delta.text async for delta in deltas]), lease.worker.pid
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    """Let the world go on until something is so."""
+    while not is_so():
+        await asyncio.sleep(0.001)
+
+
+def pids(pool: Pool) -> dict[str, int]:
+    """Key → process of every worker that has one."""
+    return {status.key: status.pid for status in pool.snapshot() if status.pid}
+
+
+async def pid_of_load(pool: Pool, key: str = "cub") -> int:
+    """The process of a worker that loads, as soon as there is one."""
+    await until(lambda: key in pids(pool))
+    return pids(pool)[key]
+
+
+async def drain_load(lease: Lease) -> None:
+    """Wait until the worker is there."""
+    async for _ in lease.loading():
+        pass
+
+
+async def drain(deltas: AsyncIterator[ipc.Delta]) -> None:
+    """Take all there is."""
+    async for _ in deltas:
+        pass
+
+
+async def test_ten_cold_requests_share_one_worker(pool: Pool) -> None:
+    """One start, ten complete answers."""
+    answers = await asyncio.gather(*[answer(pool) for _ in range(10)])
+    assert len({pid for _, pid in answers}) == 1
+    assert all(text for text, _ in answers)
+
+
+async def test_two_models_answer_at_once(pool: Pool) -> None:
+    """Each from its own process."""
+    (_, first), (_, second) = await asyncio.gather(answer(pool, key="a"), answer(pool, key="b"))
+    assert first != second
+    assert {status.state for status in pool.snapshot()} == {"ready"}
+
+
+async def test_a_killed_worker_ends_its_answers_and_is_replaced(pool: Pool) -> None:
+    """kill -9 in mid-answer: a typed error for each request it held or gets later, a fresh process for the next."""
+    async with pool.lease(spec(), 60.0) as lease:
+        await drain_load(lease)
+        worker, pid = lease.worker, pids(pool)["cub"]
+        async with aclosing(worker.generate(LONG)) as one, aclosing(worker.generate(LONG)) as other:
+            await asyncio.gather(anext(one), anext(other))
+            os.kill(pid, signal.SIGKILL)
+            for deltas in (one, other):
+                with pytest.raises(WorkerDied, match=rf"pid {pid}, was ended by SIGKILL.*fresh one"):
+                    await drain(deltas)
+        with pytest.raises(WorkerDied):
+            await drain(worker.generate(SHORT))
+    text, fresh = await answer(pool)
+    assert text
+    assert fresh != pid
+
+
+async def test_a_worker_that_sends_nonsense_is_killed(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a frame that makes no sense, nothing of it is trusted."""
+    async with pool.lease(spec(), 60.0) as lease:
+        await drain_load(lease)
+        monkeypatch.setattr(ipc, "from_worker", msgspec.json.Decoder(ipc.Cancel))
+        with pytest.raises(WorkerDied, match="a frame that makes no sense"):
+            await anext(lease.worker.generate(SHORT))
+        assert is_gone(lease.worker.pid)
+    assert pool.snapshot() == []
+
+
+async def test_a_load_that_hangs_is_given_up(make_pool: Callable[..., Pool]) -> None:
+    """Even by a process that cannot react to anything but SIGKILL."""
+    pool = make_pool(load_timeout_s=0.5)
+    request = asyncio.create_task(answer(pool))
+    pid = await pid_of_load(pool)
+    os.kill(pid, signal.SIGSTOP)
+    with pytest.raises(LoadTimeout, match=r"no progress for 0\.5 s"):
+        await request
+    assert is_gone(pid)
+    assert pool.snapshot() == []
+
+
+async def test_a_worker_killed_while_it_loads(pool: Pool) -> None:
+    """The error names the signal; the next request loads afresh."""
+    request = asyncio.create_task(answer(pool))
+    os.kill(await pid_of_load(pool), signal.SIGKILL)
+    with pytest.raises(LoadFailed, match="SIGKILL"):
+        await request
+    assert (await answer(pool))[0]
+
+
+async def test_a_file_that_is_no_model(pool: Pool, tmp_path: Path) -> None:
+    """A typed error, and no process left."""
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"GGUF" + b"\x07" * 5000)
+    request = pool.lease(spec(path=broken), 60.0)
+    async with request as lease:
+        pid = asyncio.create_task(pid_of_load(pool))
+        with pytest.raises((BadModel, LoadFailed)):
+            await drain_load(lease)
+    assert is_gone(await pid)
+    assert pool.snapshot() == []
+
+
+async def test_leaving_in_mid_answer_frees_the_only_sequence(pool: Pool) -> None:
+    """The next request on a worker of one sequence is answered at once, and nothing is remembered of the first."""
+    async with pool.lease(spec(n_parallel=1), 60.0) as lease:
+        await drain_load(lease)
+        for _ in range(20):
+            async with aclosing(lease.worker.generate(LONG)) as deltas:
+                await anext(deltas)
+        assert [delta async for delta in lease.worker.generate(SHORT)][-1].final is not None
+        assert lease.worker._link is not None
+        assert lease.worker._link._inboxes == {}
+
+
+async def test_a_reader_that_pauses_gets_it_all_in_one_piece(pool: Pool) -> None:
+    """Deltas merge while nobody takes them; the text is the same as a fast reader's."""
+    greedy = msgspec.structs.replace(SHORT, sampling=ipc.Sampling(num_predict=40, temperature=0.0))
+    expected, _ = await answer(pool, greedy)
+    async with pool.lease(spec(), 60.0) as lease, aclosing(lease.worker.generate(greedy)) as deltas:
+        texts = [(await anext(deltas)).text]
+        await _until_ended(lease.worker)
+        texts += [delta.text async for delta in deltas]
+    assert "".join(texts) == expected
+    assert len(texts) <= 2
+
+
+async def _until_ended(worker: Worker) -> None:
+    assert worker._link is not None
+    (inbox,) = worker._link._inboxes.values()
+    await until(lambda: inbox.is_ended)
+
+
+async def test_keep_alive_zero_ends_the_process(pool: Pool) -> None:
+    """Nothing of it stays after the answer."""
+    async with pool.lease(spec(), 0.0) as lease:
+        await drain_load(lease)
+        pid = lease.worker.pid
+    await until(lambda: not pool.snapshot())
+    assert is_gone(pid)
+
+
+async def test_closing_leaves_no_process(pool: Pool) -> None:
+    """One idle, one in mid-answer, one loading: all gone, and their requests know why."""
+    _, idle = await answer(pool, key="idle")
+    async with pool.lease(spec("busy"), 60.0) as lease:
+        await drain_load(lease)
+        async with aclosing(lease.worker.generate(LONG)) as deltas:
+            await anext(deltas)
+            loading = asyncio.create_task(answer(pool, key="loading"))
+            pid = await pid_of_load(pool, "loading")
+            await pool.close()
+            with pytest.raises(ShuttingDown):
+                await drain(deltas)
+        with pytest.raises(ShuttingDown):
+            await loading
+        assert all(is_gone(p) for p in (idle, lease.worker.pid, pid))
+    assert pool.snapshot() == []
+
+
+async def test_a_stopped_process_is_killed_after_its_grace(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGTERM does not reach it; SIGKILL does."""
+    monkeypatch.setattr(worker_module, "_STOP_GRACE_S", 0.1)
+    _, pid = await answer(pool)
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    assert await pool.unload("cub")
+    assert is_gone(pid)

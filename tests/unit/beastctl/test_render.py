@@ -1,0 +1,77 @@
+"""Words for people."""
+
+from __future__ import annotations
+
+import unicodedata
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from beastctl import render
+
+NOW = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+@given(st.text())
+def test_visible_text_holds_no_control_character(text: str) -> None:
+    """Nothing a model says can steer the terminal."""
+    assert not [c for c in render.visible(text) if unicodedata.category(c) == "Cc" and c not in "\n\t"]
+
+
+def test_visible_keeps_what_is_text() -> None:
+    """Only controls change; an escape code can be seen for what it is."""
+    assert render.visible("häß 🐻\n\tx\r\n") == "häß 🐻\n\tx\n"
+    assert render.visible("\x1b[31mred") == "␛[31mred"
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (36_200_000, "36.2 MB"),
+        (999_600, "1 MB"),
+        (12_345_678_901, "12.3 GB"),
+        (5e15, "5e+03 TB"),
+    ],
+)
+def test_sizes(n_bytes: float, text: str) -> None:
+    """Three digits and a decimal unit."""
+    assert render.size(n_bytes) == text
+
+
+@pytest.mark.parametrize(
+    ("stamp", "text"),
+    [
+        ("2030-01-02T03:09:05Z", "in 5 minutes"),
+        ("2030-01-02T02:04:05+00:00", "1 hour ago"),
+        ("2129-01-01T00:00:00Z", "never"),
+        ("2030-01-02T03:04:05Z", "less than a second ago"),
+        ("soon", "soon"),
+    ],
+)
+def test_moments(stamp: str, text: str) -> None:
+    """Moments are told from where the reader stands."""
+    assert render.when(stamp, NOW) == text
+
+
+@given(st.lists(st.tuples(st.text(max_size=9), st.text(max_size=9)), max_size=5))
+def test_a_table_has_a_line_for_each_row(rows: list[tuple[str, str]]) -> None:
+    """Names with odd characters in them do not break the columns apart."""
+    clean = [tuple(cell.replace("\n", "") for cell in row) for row in rows]
+    assert len(render.table(("A", "B"), clean).split("\n")) == len(rows) + 1
+
+
+def test_columns_line_up() -> None:
+    """Cells begin below their header."""
+    lines = render.table(("NAME", "SIZE"), [("a-long-name", "1"), ("b", "2")]).splitlines()
+    assert {line.index(word) for line, word in zip(lines, ("SIZE", "1", "2"), strict=True)} == {14}
+
+
+def test_timings_do_not_credit_cached_tokens_to_the_prompt_rate() -> None:
+    """Only tokens that were computed count for the speed."""
+    final = {"prompt_eval_count": 100, "prompt_eval_cached_count": 90, "prompt_eval_duration": 10**9, "eval_count": 5}
+    assert "prompt eval rate:     10.00 tokens/s" in render.timings(final)
+    assert "eval rate:            -" in render.timings(final)

@@ -1,0 +1,62 @@
+"""Answers on screens without Markdown."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from beastctl import screen
+from beastctl.screen import LoadBar, PlainScreen, SilentScreen
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_pipe_gets_the_text_and_a_line_feed() -> None:
+    """Data goes to a pipe as it is, control characters and all; only the last line is ended."""
+    out, err = io.StringIO(), io.StringIO()
+    shown = PlainScreen(out, LoadBar(err))
+    shown.on_loading(0.5)
+    shown.on_thinking("hm")
+    shown.on_text("a\x1b[0m")
+    shown.on_text("b")
+    shown.on_end()
+    assert (out.getvalue(), err.getvalue()) == ("a\x1b[0mb\n", "")
+
+
+def test_an_ended_line_is_not_ended_twice() -> None:
+    """No empty line is added, and nothing at all to an empty answer."""
+    for pieces in (["a\n"], []):
+        out = io.StringIO()
+        shown = PlainScreen(out, LoadBar(io.StringIO()))
+        for piece in pieces:
+            shown.on_text(piece)
+        shown.on_end()
+        assert out.getvalue() == "".join(pieces)
+
+
+def test_a_terminal_gets_no_escape_codes_of_the_model() -> None:
+    """They are made visible."""
+    out = Terminal()
+    shown = PlainScreen(out, LoadBar(Terminal()))
+    shown.on_text("\x1b]0;title\x07\n")
+    shown.on_end()
+    assert out.getvalue() == "␛]0;title␇\n"
+
+
+def test_the_bar_waits_a_second_and_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quick load shows nothing; a slow one shows how far it is, and is erased before the answer."""
+    now = 100.0
+    monkeypatch.setattr(screen.time, "monotonic", lambda: now)
+    err = Terminal()
+    shown = SilentScreen(LoadBar(err))
+    shown.on_loading(0.1)
+    assert err.getvalue() == ""
+    now += 1.5
+    shown.on_loading(0.5)
+    assert "50%" in err.getvalue()
+    shown.on_end()
+    assert err.getvalue().endswith("\r\x1b[K")

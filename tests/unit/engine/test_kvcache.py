@@ -1,0 +1,84 @@
+"""Which slot a prompt takes, and how much of it it keeps."""
+
+from __future__ import annotations
+
+from beastd.engine.kvcache import KVCache, Slot, common_prefix
+from hypothesis import given
+from hypothesis import strategies as st
+
+tokens = st.lists(st.integers(0, 3), max_size=40)
+
+
+def acquire(cache: KVCache, prompt: list[int], adapters: tuple[tuple[str, float], ...] = ()) -> tuple[Slot, int]:
+    found = cache.try_acquire(prompt, adapters)
+    assert found is not None
+    slot, n_kept = found
+    slot.tokens += prompt[n_kept:]
+    return slot, n_kept
+
+
+@given(tokens, tokens)
+def test_common_prefix_is_the_longest(a: list[int], b: list[int]) -> None:
+    n = common_prefix(a, b)
+    assert a[:n] == b[:n]
+    assert n == min(len(a), len(b)) or a[n] != b[n]
+
+
+def test_same_prompt_again_keeps_all_but_its_last_token() -> None:
+    cache = KVCache(2)
+    slot, _ = acquire(cache, [1, 2, 3, 4])
+    cache.release(slot)
+    again, n_kept = acquire(cache, [1, 2, 3, 4])
+    assert again is slot
+    assert n_kept == 3
+
+
+def test_busy_slots_are_never_given() -> None:
+    cache = KVCache(1)
+    acquire(cache, [1, 2])
+    assert not cache.has_free
+    assert cache.try_acquire([1, 2], ()) is None
+
+
+def test_other_adapters_share_nothing() -> None:
+    cache = KVCache(1)
+    slot, _ = acquire(cache, [1, 2, 3], (("pirate", 1.0),))
+    cache.release(slot)
+    _, n_kept = acquire(cache, [1, 2, 3])
+    assert n_kept == 0
+
+
+def test_a_new_chat_takes_an_empty_slot_rather_than_a_long_one_with_the_same_first_tokens() -> None:
+    cache = KVCache(2)
+    chat, _ = acquire(cache, [1, 2, *range(10, 200)])
+    cache.release(chat)
+    other, n_kept = acquire(cache, [1, 2, 3])
+    assert other is not chat
+    assert n_kept == 0
+
+
+def test_without_a_match_the_least_recently_used_slot_goes() -> None:
+    cache = KVCache(3)
+    slots = [acquire(cache, [n] * 5)[0] for n in (1, 2, 3)]
+    for slot in (slots[1], slots[0], slots[2]):
+        cache.release(slot)
+    assert acquire(cache, [9, 9])[0] is slots[1]
+
+
+@given(st.lists(st.tuples(tokens.filter(bool), st.booleans()), max_size=30))
+def test_what_is_kept_is_always_a_true_prefix_of_the_prompt(requests: list[tuple[list[int], bool]]) -> None:
+    cache = KVCache(3)
+    held: list[Slot] = []
+    for prompt, release in requests:
+        found = cache.try_acquire(prompt, ())
+        if found is None:
+            assert len(held) == 3
+            cache.release(held.pop())
+            continue
+        slot, n_kept = found
+        assert n_kept < len(prompt)
+        assert slot.tokens == prompt[:n_kept]
+        slot.tokens += prompt[n_kept:]
+        held.append(slot)
+        if release:
+            cache.release(held.pop(0))

@@ -1,0 +1,153 @@
+"""Who is in the next step, with how many tokens."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from beastd.engine.detokenizer import Detokenizer
+from beastd.engine.kvcache import AdapterSet, KVCache
+from beastd.engine.sampler import Sampler
+from beastd.engine.scheduler import MIN_STEP_TOKENS, Chunk, Scheduler, StepBudget
+from beastd.engine.sequence import Sequence
+from hypothesis import given
+from hypothesis import strategies as st
+
+SECOND = 10**9
+
+
+def sequence(id_: int, n_prompt: int, *, arrived_s: float = 0, adapters: AdapterSet = ()) -> Sequence:
+    return Sequence(
+        id=id_,
+        prompt=[id_] * n_prompt,
+        sampler=cast(Sampler, None),
+        detokenizer=Detokenizer([]),
+        n_ctx=4096,
+        n_predict=4096,
+        adapters=adapters,
+        arrived_ns=int(arrived_s * SECOND),
+    )
+
+
+def scheduler(n_slots: int = 4, rate: float = 100, target_s: float = 1) -> Scheduler:
+    return Scheduler(KVCache(n_slots), StepBudget(target_s, 2048, rate))
+
+
+def compute(chunks: list[Chunk]) -> None:
+    """What the engine does with a batch, less the arithmetic: each finished prompt and decode gets a token."""
+    for chunk in chunks:
+        assert chunk.sequence.slot is not None
+        assert chunk.start == len(chunk.sequence.slot.tokens)
+        chunk.sequence.slot.tokens += chunk.tokens
+        if chunk.wants_logits:
+            chunk.sequence.answer.append(7)
+
+
+def ids(chunks: list[Chunk]) -> list[int]:
+    return [chunk.sequence.id for chunk in chunks]
+
+
+def test_decodes_come_first_and_prompts_fill_the_rest() -> None:
+    rooms = scheduler(rate=100)
+    rooms.add(sequence(1, 10))
+    rooms.admit(0)
+    compute(rooms.next_batch(0))
+    rooms.add(sequence(2, 500))
+    rooms.admit(0)
+    chunks = rooms.next_batch(0)
+    assert ids(chunks) == [1, 2]
+    assert [len(chunk.tokens) for chunk in chunks] == [1, 99]
+    assert [chunk.wants_logits for chunk in chunks] == [True, False]
+
+
+def test_a_short_prompt_overtakes_long_ones() -> None:
+    rooms = scheduler()
+    for id_ in (1, 2):
+        rooms.add(sequence(id_, 1000))
+    rooms.admit(0)
+    compute(rooms.next_batch(0))
+    rooms.add(sequence(3, 10))
+    rooms.admit(0)
+    assert ids(rooms.next_batch(0))[0] == 3
+
+
+def test_a_long_prompt_is_not_overtaken_for_ever() -> None:
+    rooms = scheduler(n_slots=2, rate=100)
+    rooms.add(sequence(1, 1000))
+    rooms.admit(0)
+    for second in range(30):
+        rooms.add(sequence(second + 2, 100, arrived_s=second))
+        rooms.admit(second * SECOND)
+        chunks = rooms.next_batch(second * SECOND)
+        compute(chunks)
+        for chunk in chunks:
+            if chunk.sequence.answer:
+                rooms.remove(chunk.sequence)
+                if chunk.sequence.id == 1:
+                    return
+    raise AssertionError("the long prompt was never computed")
+
+
+def test_waiting_sequences_get_freed_slots() -> None:
+    rooms = scheduler(n_slots=1)
+    first, second = sequence(1, 5), sequence(2, 5)
+    rooms.add(first)
+    rooms.add(second)
+    assert rooms.admit(0) == [first]
+    rooms.remove(first)
+    assert rooms.admit(0) == [second]
+
+
+def test_a_step_serves_one_adapter_set_and_sets_take_turns() -> None:
+    rooms = scheduler()
+    rooms.add(sequence(1, 5))
+    rooms.add(sequence(2, 5, adapters=(("pirate", 1.0),)))
+    rooms.admit(0)
+    turns = []
+    for _ in range(4):
+        chunks = rooms.next_batch(0)
+        assert len({chunk.sequence.adapters for chunk in chunks}) == 1
+        turns.append(ids(chunks))
+        compute(chunks)
+    assert turns == [[1], [2], [1], [2]]
+
+
+def test_the_budget_follows_the_measured_rate_within_its_bounds() -> None:
+    budget = StepBudget(0.25, 2048, 400)
+    assert budget.n_tokens == 100
+    for _ in range(50):
+        budget.observe(100, 0.5)
+    assert 50 <= budget.n_tokens < 55
+    for _ in range(100):
+        budget.observe(1000, 0.01)
+    assert budget.n_tokens == 2048
+    for _ in range(100):
+        budget.observe(32, 10)
+    assert budget.n_tokens == MIN_STEP_TOKENS
+
+
+@given(st.lists(st.tuples(st.integers(1, 300), st.integers(0, 2), st.booleans()), max_size=30), st.integers(1, 4))
+def test_every_sequence_gets_its_whole_prompt_computed_once_and_no_step_exceeds_the_budget(
+    arrivals: list[tuple[int, int, bool]], n_slots: int
+) -> None:
+    rooms = scheduler(n_slots=n_slots, rate=100)
+    pending = [
+        sequence(i, n, adapters=(("a", float(kind)),) if kind else ()) for i, (n, kind, _) in enumerate(arrivals)
+    ]
+    done: set[int] = set()
+    for step in range(2000):
+        if pending:
+            rooms.add(pending.pop(0))
+        rooms.admit(step * SECOND // 10)
+        chunks = rooms.next_batch(step * SECOND // 10)
+        assert sum(len(chunk.tokens) for chunk in chunks) <= max(rooms.budget.n_tokens, n_slots)
+        assert len(set(ids(chunks))) == len(chunks)
+        compute(chunks)
+        for chunk in chunks:
+            if len(chunk.sequence.answer) >= 3:
+                assert chunk.sequence.slot is not None
+                assert chunk.sequence.slot.tokens[: len(chunk.sequence.prompt)] == chunk.sequence.prompt
+                done.add(chunk.sequence.id)
+                rooms.remove(chunk.sequence)
+        if rooms.is_idle and not pending:
+            break
+    assert done == set(range(len(arrivals)))
