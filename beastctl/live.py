@@ -65,13 +65,16 @@ class Region:
         return drawn.get()
 
     def _erasing(self) -> str:
-        """Back to the region's first row and clear from there. A narrower window has wrapped its lines by now."""
+        """Clear the region row by row, up to its first. A narrower window has wrapped its lines by now.
+
+        Some terminals move a screen that is cleared at once into their scrollback.
+        """
         if not self._widths:
             return ""
         width = max(self._console.size.width, 1)
         n_rows = sum(max(-(-cells // width), 1) for cells in self._widths)
         n_up = min(n_rows, self._console.size.height) - 1
-        return "\r" + (f"\x1b[{n_up}A" if n_up else "") + "\x1b[J"
+        return "\r\x1b[2K" + "\x1b[1A\x1b[2K" * n_up
 
     def _write(self, text: str) -> None:
         self._console.file.write(text)

@@ -28,33 +28,50 @@ class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
     seed: int | None = None
     """-1 draws one at random."""
     stop: list[str] | str | None = None
+    """Text that ends the answer, and is not part of it; one or several."""
     ignore_eos: bool | None = None
+    """Go on where the model would end its answer."""
 
     temperature: NonNegative | None = None
     """0 is greedy."""
     top_k: Annotated[int, Meta(ge=0)] | None = None
     """0 keeps the whole vocabulary."""
     top_p: Probability | None = None
+    """Only the likeliest tokens that together hold this probability; 1 is off."""
     min_p: Probability | None = None
+    """Only tokens at least this likely relative to the likeliest; 0 is off."""
     typical_p: Probability | None = None
+    """Locally typical sampling (arXiv 2202.00666); 1 is off."""
 
     repeat_last_n: Annotated[int, Meta(ge=-1)] | None = None
     """Window of the penalties; 0 switches them off, -1 is the whole context."""
     repeat_penalty: Annotated[float, Meta(gt=0.0)] | None = None
+    """Divides (or multiplies, where negative) the logits of tokens in the window; 1 is off."""
     presence_penalty: float | None = None
+    """Taken once from the logit of each token in the window."""
     frequency_penalty: float | None = None
+    """Taken from the logit once for each time the token is in the window."""
 
     dry_multiplier: NonNegative | None = None
     """0 switches DRY off."""
     dry_base: Annotated[float, Meta(ge=1.0)] | None = None
+    """DRY's penalty is multiplier × base^(length − allowed length) for a token that prolongs a repetition."""
     dry_allowed_length: Annotated[int, Meta(ge=1)] | None = None
+    """The longest repetition DRY leaves alone, in tokens."""
     dry_penalty_last_n: Annotated[int, Meta(ge=-1)] | None = None
+    """Tokens DRY looks back over; -1 is all."""
     dry_sequence_breakers: list[str] | None = None
+    """Texts a repetition cannot reach across."""
     xtc_probability: Probability | None = None
+    """Chance at each token to drop all but the last of the tokens above the threshold; 0 is off."""
     xtc_threshold: Probability | None = None
+    """Probability from which XTC drops; above 0.5 it never does."""
     mirostat: Literal[0, 2] | None = None
+    """2: Mirostat 2.0 (arXiv 2007.14966) in place of top-k, top-p and their kin; 0 is off."""
     mirostat_tau: NonNegative | None = None
+    """Surprise Mirostat aims at, in bits a token."""
     mirostat_eta: NonNegative | None = None
+    """Mirostat's learning rate."""
     logit_bias: dict[str, float] | None = None
     """Token id (or a text that is exactly one token) → value added to its logit."""
 
@@ -65,10 +82,15 @@ class Message(Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=Tr
     role: Literal["system", "user", "assistant", "tool"]
     content: str = ""
     thinking: str | None = None
+    """The thoughts before the content, where the model's template takes them."""
     images: list[str] | None = None
+    """Refused so far."""
     tool_calls: list[dict[str, Any]] | None = None
+    """Calls an assistant's message made, as its template expects them."""
     tool_name: str | None = None
+    """For role tool: the tool that answers."""
     tool_call_id: str | None = None
+    """For role tool: the call it answers."""
 
 
 class AnswerRequest(Struct, kw_only=True, forbid_unknown_fields=True):
@@ -77,25 +99,33 @@ class AnswerRequest(Struct, kw_only=True, forbid_unknown_fields=True):
     model: str = ""
     """Empty means the built-in model."""
     stream: bool | None = None
+    """Default true."""
     format: str | dict[str, Any] | None = None
     """"json", or a JSON Schema."""
     options: Options | None = None
     keep_alive: float | str | None = None
     """Seconds, or a duration as in Go ("5m", "1h30m"); negative is for ever, 0 unloads after the answer."""
     think: bool | str | None = None
+    """Let a thinking model think first, or not; a word is the effort, where the template knows it."""
     truncate: bool | None = None
     """True drops the oldest messages of a prompt that does not fit (and says so); default is to refuse."""
     shift: bool | None = None
+    """Only false is taken: Beast never shifts the context."""
     logprobs: bool | None = None
+    """Give each token's log-probability."""
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    """How many of the likeliest tokens to give beside each (needs logprobs)."""
 
 
 class GenerateRequest(AnswerRequest, kw_only=True, forbid_unknown_fields=True):
     """POST /api/generate. An empty prompt loads the model; with keep_alive 0 it unloads it."""
 
     prompt: str | None = None
+    """Text to answer."""
     suffix: str | None = None
+    """Text after the hole, for models that fill in the middle."""
     system: str | None = None
+    """System message, instead of the model's."""
     template: str | None = None
     """A Jinja chat template used instead of the model's own."""
     context: list[int] | None = None
@@ -103,13 +133,16 @@ class GenerateRequest(AnswerRequest, kw_only=True, forbid_unknown_fields=True):
     raw: bool | None = None
     """The prompt is given to the model as it is, with no template."""
     images: list[str] | None = None
+    """Refused so far."""
 
 
 class ChatRequest(AnswerRequest, kw_only=True, forbid_unknown_fields=True):
     """POST /api/chat. No messages: load or unload, as with generate."""
 
     messages: list[Message] | None = None
+    """The chat so far, oldest first; a last message of the assistant is continued."""
     tools: list[dict[str, Any]] | None = None
+    """Refused so far."""
 
 
 class TokenLogprob(Struct, frozen=True):

@@ -223,11 +223,10 @@ class Fleet:
                 self._evict(plan)
                 promised_bytes += claim.need_bytes
 
-    def _may_pass(self, claim: Claim, blocked: Iterable[Claim], promised_bytes: int) -> bool:
+    def _may_pass(self, claim: Claim, blocked: list[Claim], promised_bytes: int) -> bool:
         """Whether this load fits beside all those that wait before it and those that have passed them already."""
-        waiting = list(blocked)
-        passed = (e for e in self._live.values() if e.order > waiting[0].order and e.state is not State.STOPPING)
-        beside = sum(e.n_bytes for e in passed) + sum(c.need_bytes for c in waiting) + promised_bytes
+        passed = (e for e in self._live.values() if e.order > blocked[0].order and e.state is not State.STOPPING)
+        beside = sum(e.n_bytes for e in passed) + sum(c.need_bytes for c in blocked) + promised_bytes
         return beside + claim.need_bytes <= self._budget_bytes
 
     def _start(self, claim: Claim) -> None:

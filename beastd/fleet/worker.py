@@ -63,17 +63,17 @@ class Worker:
 
     async def serve(self) -> None:
         """Pass answers on until the process ends; then every request it held ends with one error."""
-        reason: str | None = None
         assert self._link is not None, "serve comes after load"
+        broken: LinkBroken | None = None
         try:
             await self._link.read_answers()
-        except LinkBroken as broken:
-            reason = f"sent {broken}, was stopped,"
+        except LinkBroken as error:
+            broken = error
         except BaseException:
             self._kill()
             raise
-        await self._end(is_hopeless=reason is not None)
-        self._link.fail(self._death(reason))
+        await self._end(is_hopeless=broken is not None)
+        self._link.fail(self._death(broken))
 
     def stop(self) -> None:
         """Begin to end the process; load raises or serve returns when it is gone."""
@@ -163,11 +163,12 @@ class Worker:
         tail = self._process.log_tail() if self._process else ""
         return f"The end of {self._log}:\n{tail}" if tail else f"Its log, {self._log}, is empty."
 
-    def _death(self, reason: str | None) -> BeastError:
+    def _death(self, broken: LinkBroken | None) -> BeastError:
         if self.is_stopping:
             return ShuttingDown(f"{self.spec.label} was stopped before the answer was complete.")
         outcome = self._process.outcome() if self._process else "is gone"
+        how = f"sent {broken} and {outcome}" if broken else outcome
         return WorkerDied(
-            f"The worker of {self.spec.label}, pid {self.pid}, {reason or ''} {outcome} before the answer was "
-            "complete; the next request starts a fresh one."
+            f"The worker of {self.spec.label}, pid {self.pid}, {how} before the answer was complete; the next request "
+            "starts a fresh one."
         )

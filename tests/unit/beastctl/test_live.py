@@ -40,8 +40,10 @@ class Terminal(io.StringIO):
         elif part.endswith("A"):
             top = max(len(self.rows) - self.height, 0)
             self.row = max(self.row - int(part[2:-1]), top)
-        elif part.endswith("J"):
-            self.rows = [*self.rows[: self.row], self.rows[self.row][: self.column]]
+        elif part == "\x1b[2K":
+            self.rows[self.row] = ""
+            while len(self.rows) > self.row + 1 and not self.rows[-1]:
+                self.rows.pop()
         elif not part.startswith("\x1b"):
             line = self.rows[self.row].ljust(self.column)
             self.rows[self.row] = line[: self.column] + part + line[self.column + 1 :]
@@ -122,7 +124,7 @@ def test_escape_codes_of_the_model_reach_the_terminal_as_text() -> None:
     screen = LiveScreen(console, LoadBar(io.StringIO()), Clock())
     screen.on_text("\x1b]0;owned\x07 &#27;[2J [x](http://a/\x9b2J&#x9b;)\n\n```\n\x1b[2J\n```\n")
     screen.on_end()
-    assert not set(re.sub(r"\x1b\[[0-9;?]*[mAJ]", "", raw.getvalue())) & {"\x1b", "\x07", "\x9b"}
+    assert not set(re.sub(r"\x1b\[[0-9;?]*[mAK]", "", raw.getvalue())) & {"\x1b", "\x07", "\x9b"}
     assert "\x1b[2J" not in raw.getvalue()
 
 

@@ -244,6 +244,17 @@ def test_unloading_a_busy_worker_waits_and_newcomers_get_a_fresh_one(book: Any, 
     assert set(later) <= set(book.held)
 
 
+def test_unloading_a_loading_worker_serves_who_joined_it(book: Any, spec: Any) -> None:
+    """Then it goes; it is not started again for nobody."""
+    joined = book.request(spec())
+    assert book.fleet.on_unload("cub")
+    book.ready("cub")
+    assert book.outcomes == {joined: "cub"}
+    book.release(joined)
+    book.gone("cub")
+    assert book.orders == [("start", "cub"), ("stop", "cub")]
+
+
 def test_waiters_of_every_kind_count_against_the_queue(notebook: Any, spec: Any) -> None:
     """For a load, in line, and for a sequence of a loaded worker; a free sequence is always given."""
     book = notebook(max_queue=3)
