@@ -55,7 +55,7 @@ def follow(reply: Reply, screen: Screen) -> Answer:
     """
     answer = Answer()
     try:
-        with reply, _on_interrupt(reply.cancel) as is_interrupted:
+        with _on_interrupt(reply.cancel) as is_interrupted:
             for line in reply.lines():
                 _take(line, answer, screen)
             answer.is_interrupted = is_interrupted() and not answer.final

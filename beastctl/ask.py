@@ -10,7 +10,7 @@ from typing import Any
 from beastctl import render
 from beastctl.answer import Answer, Screen, follow, warnings
 from beastctl.client import Client
-from beastctl.screen import LoadBar, PlainScreen, SilentScreen
+from beastctl.screen import PlainScreen, Progress, SilentScreen
 
 EXIT_DONE = 0
 EXIT_CUT = 3
@@ -26,8 +26,8 @@ def ask(client: Client, path: str, request: dict[str, Any], make_screen: Callabl
     Raises:
         BeastError: the daemon refused or failed.
     """
-    reply = client.stream(path, request)
-    answer = follow(reply, make_screen())
+    with client.stream(path, request) as reply:
+        answer = follow(reply, make_screen())
     for warning in warnings(answer.final):
         render.say(warning)
     if is_cut(answer, request):
@@ -58,13 +58,13 @@ def load(client: Client, model: str, keep_alive: str | None) -> Answer:
 
 
 def silent_screen() -> Screen:
-    """Only the load's bar, on standard error."""
-    return SilentScreen(LoadBar(sys.stderr))
+    """Only progress, on standard error."""
+    return SilentScreen(Progress(sys.stderr))
 
 
 def plain_screen() -> Screen:
     """The text as it comes, on standard output."""
-    return PlainScreen(sys.stdout, LoadBar(sys.stderr))
+    return PlainScreen(sys.stdout, Progress(sys.stderr))
 
 
 def live_screen(until_done: ExitStack) -> Screen:
@@ -74,4 +74,4 @@ def live_screen(until_done: ExitStack) -> Screen:
     from beastctl.live import LiveScreen, quiet_keyboard
 
     until_done.enter_context(quiet_keyboard())
-    return LiveScreen(Console(), LoadBar(sys.stderr))
+    return LiveScreen(Console(), Progress(sys.stderr))

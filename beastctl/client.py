@@ -33,6 +33,10 @@ class NoAnswer(BeastError):
     retryable = True
 
 
+class HungUp(NoAnswer):
+    """The daemon closed the connection without a reply, as one does that is about to end."""
+
+
 class Reply:
     """A streamed reply. Close it (or leave the ``with``) before its end, and beastd cancels the request."""
 
@@ -75,7 +79,7 @@ class Reply:
         if pending.strip():
             yield self._decode(pending)
         if not self._is_cancelled and not self._reader.status:
-            raise NoAnswer("beastd closed the connection without an answer; see `beast status` and its log")
+            raise HungUp("beastd closed the connection without an answer; see `beast status` and its log")
 
     def _receive(self) -> bytes | None:
         try:

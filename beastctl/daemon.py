@@ -9,15 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from beastctl.client import Client, NotRunning
+from beastctl.client import Client, HungUp, NotRunning
 from beastd.errors import BeastError
 from beastd.paths import Paths, ensure_dir
 
 if TYPE_CHECKING:
     from subprocess import Popen
 
-START_LIMIT_S = 30.0
-"""A daemon that is not healthy this long after its start is reported as failed."""
+START_LIMIT_S = 60.0
+"""Without a healthy daemon for so long, the start has failed; an earlier one may take half of it to end."""
 POLL_S = 0.05
 LOG_NAME = "beastd.log"
 N_LOG_LINES = 8
@@ -64,7 +64,7 @@ def ensure_running(paths: Paths, say: Callable[[str], None]) -> Client:
     client = Client(paths.socket)
     if try_health(client) is None:
         say("starting beastd …")
-        _await_health(client, _spawn(paths), paths)
+        _start(client, paths)
     return client
 
 
@@ -72,12 +72,14 @@ def try_health(client: Client) -> dict[str, Any] | None:
     """What the daemon says of itself, or None when none runs."""
     try:
         return client.get("/healthz")
-    except NotRunning:
+    except (NotRunning, HungUp):
         return None
 
 
-def shutdown(paths: Paths, limit_s: float) -> int | None:
+def shutdown(paths: Paths, limit_s: float, say: Callable[[str], None]) -> int | None:
     """Stop the daemon that holds the lock, letting its answers end; its pid, or None when none runs.
+
+    ``say`` hears of it when that takes over a second.
 
     Raises:
         StopFailed: it still holds the lock after ``limit_s`` seconds, or belongs to someone else.
@@ -93,11 +95,7 @@ def shutdown(paths: Paths, limit_s: float) -> int | None:
         raise StopFailed(f"beastd (pid {pid}) belongs to another user; ask them, or root, to stop it") from error
     except ProcessLookupError:
         return pid
-    deadline = time.monotonic() + limit_s
-    while try_lock_holder(paths.lock_file) == pid:
-        if time.monotonic() > deadline:
-            raise StopFailed(f"beastd (pid {pid}) still runs after {limit_s:.0f} s; `kill -9 {pid}` ends it at once")
-        time.sleep(POLL_S)
+    _await_end(paths, pid, limit_s, say)
     return pid
 
 
@@ -119,6 +117,18 @@ def try_lock_holder(lock_file: Path) -> int | None:
     return None
 
 
+def _await_end(paths: Paths, pid: int, limit_s: float, say: Callable[[str], None]) -> None:
+    started, has_said = time.monotonic(), False
+    while try_lock_holder(paths.lock_file) == pid:
+        took_s = time.monotonic() - started
+        if took_s > 1 and not has_said:
+            say(f"beastd (pid {pid}) lets answers under way end …")
+            has_said = True
+        if took_s > limit_s:
+            raise StopFailed(f"beastd (pid {pid}) still runs after {limit_s:.0f} s; `kill -9 {pid}` ends it at once")
+        time.sleep(POLL_S)
+
+
 def _spawn(paths: Paths) -> Popen[bytes]:
     from subprocess import DEVNULL, Popen
 
@@ -133,12 +143,18 @@ def _spawn(paths: Paths) -> Popen[bytes]:
         )
 
 
-def _await_health(client: Client, process: Popen[bytes], paths: Paths) -> None:
+def _start(client: Client, paths: Paths) -> None:
+    """Start a daemon and wait until one is healthy: ours, or the one that holds the lock."""
     deadline = time.monotonic() + START_LIMIT_S
+    process, has_lost = _spawn(paths), False
     while try_health(client) is None:
-        # The one we started may have lost the race for the lock: then another is on its way.
-        if process.poll() is not None and try_lock_holder(paths.lock_file) is None and try_health(client) is None:
-            raise StartFailed(f"beastd ended at once (exit status {process.returncode})" + _log_tail(paths))
+        if process.poll() is not None:
+            if try_lock_holder(paths.lock_file) is not None:
+                has_lost = True
+            elif has_lost:  # to one that was not starting, but on its way out
+                process, has_lost = _spawn(paths), False
+            elif try_health(client) is None:
+                raise StartFailed(f"beastd ended at once (exit status {process.returncode})" + _log_tail(paths))
         if time.monotonic() > deadline:
             raise StartFailed(f"beastd did not answer within {START_LIMIT_S:.0f} s" + _log_tail(paths))
         time.sleep(POLL_S)

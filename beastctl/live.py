@@ -17,13 +17,12 @@ from rich.text import Text
 
 from beastctl.markdown import drawing, split
 from beastctl.render import visible
-from beastctl.screen import LoadBar
+from beastctl.screen import PATIENCE_S, SPINNER, Progress
 
 FRAME_S = 0.08
 """Shortest time between two frames."""
 BUSY_SHARE = 0.15
 """Most of the time drawing may take: the model may need the processor."""
-SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 
 
 class Region:
@@ -84,22 +83,21 @@ class Region:
 class LiveScreen:
     """Shows an answer as Markdown on a terminal. ``clock`` gives seconds."""
 
-    def __init__(self, console: Console, bar: LoadBar, clock: Callable[[], float] = time.monotonic) -> None:
-        self._console = console
-        self._bar = bar
+    def __init__(self, console: Console, progress: Progress, clock: Callable[[], float] = time.monotonic) -> None:
+        self._progress = progress
         self._clock = clock
         self._region = Region(console)
         self._tail = ""
         self._thinking = ""
-        self._next_frame = clock() + 1.0  # a quick answer needs no spinner
+        self._next_frame = clock() + PATIENCE_S
         self._n_frames = 0
         self._has_printed = False
 
     def on_loading(self, fraction: float) -> None:
         """Show the bar instead of the spinner."""
         self._region.erase()
-        self._bar.update(fraction)
-        self._next_frame = self._clock() + 1.0
+        self._progress.load(fraction)
+        self._next_frame = self._clock() + PATIENCE_S
 
     def on_thinking(self, text: str) -> None:
         """Collect thinking; it is shown dim until the answer begins."""
@@ -122,7 +120,7 @@ class LiveScreen:
         """Print all that is left."""
         self._end_thinking()
         self._region.erase()
-        self._bar.clear()
+        self._progress.clear()
         finished, rest = split(self._tail + "\n")
         self._settle([*finished, rest])
         self._tail = ""
@@ -131,7 +129,7 @@ class LiveScreen:
         started = self._clock()
         if started < self._next_frame:
             return
-        self._bar.clear()
+        self._progress.clear()
         finished, self._tail = split(self._tail)
         self._settle(finished)
         self._region.draw(self._unfinished(), is_spaced=self._has_printed)

@@ -1,4 +1,4 @@
-"""Screens without Markdown: the text alone for pipes, and a bar for what takes over a second."""
+"""Screens without Markdown: the text alone for pipes, and progress for what takes over a second."""
 
 from __future__ import annotations
 
@@ -7,89 +7,105 @@ from typing import TextIO
 
 from beastctl.render import visible
 
-BAR_AFTER_S = 1.0
+PATIENCE_S = 1.0
+"""What takes less needs no progress."""
 BAR_WIDTH = 30
+SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 
 
-class LoadBar:
-    """A line on standard error that shows a load's progress once it takes over a second, and leaves no trace."""
+class Progress:
+    """A line on standard error for what takes over a second; it leaves no trace."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
-        self._started: float | None = None
+        self._started = time.monotonic()
+        self._n_turns = 0
         self._is_shown = False
 
-    def update(self, fraction: float) -> None:
-        """``fraction`` of the load is done, 0 to 1."""
-        now = time.monotonic()
-        self._started = now if self._started is None else self._started
-        if self._out.isatty() and now - self._started >= BAR_AFTER_S:
-            n_full = round(min(max(fraction, 0.0), 1.0) * BAR_WIDTH)
-            self._out.write(f"\rloading {'━' * n_full}{'─' * (BAR_WIDTH - n_full)} {fraction:4.0%}\x1b[K")
-            self._out.flush()
-            self._is_shown = True
+    def load(self, fraction: float) -> None:
+        """``fraction`` of the model is loaded, 0 to 1."""
+        n_full = round(min(max(fraction, 0.0), 1.0) * BAR_WIDTH)
+        self._show(f"loading {'━' * n_full}{'─' * (BAR_WIDTH - n_full)} {fraction:4.0%}")
+
+    def wait(self) -> None:
+        """Time passes, and how much remains is not known."""
+        self._n_turns += 1
+        self._show(SPINNER[self._n_turns % len(SPINNER)])
 
     def clear(self) -> None:
-        """Take the bar off the screen."""
+        """Take the line off the screen; the next one waits its second again."""
+        self._started = time.monotonic()
         if self._is_shown:
             self._out.write("\r\x1b[K")
             self._out.flush()
             self._is_shown = False
 
+    def _show(self, text: str) -> None:
+        if self._out.isatty() and time.monotonic() - self._started >= PATIENCE_S:
+            self._out.write(f"\r{text}\x1b[K")
+            self._out.flush()
+            self._is_shown = True
+
 
 class PlainScreen:
     """The answer as it comes, each piece at once; ends with a line feed. Thinking is left to those who ask for JSON."""
 
-    def __init__(self, out: TextIO, bar: LoadBar) -> None:
+    def __init__(self, out: TextIO, progress: Progress) -> None:
         self._out = out
-        self._bar = bar
+        self._progress = progress
         self._clean = visible if out.isatty() else str
-        self._last = "\n"
+        self._last = ""
 
     def on_loading(self, fraction: float) -> None:
         """Show the bar."""
-        self._bar.update(fraction)
+        self._progress.load(fraction)
 
-    def on_thinking(self, text: str) -> None:
+    def on_thinking(self, text: str) -> None:  # noqa: ARG002
         """Keep it off a pipe."""
+        self.on_tick()
 
     def on_text(self, text: str) -> None:
         """Write the piece and flush it."""
-        self._bar.clear()
+        self._progress.clear()
         self._out.write(self._clean(text))
         self._out.flush()
         self._last = text
 
     def on_tick(self) -> None:
-        """Text needs no animation."""
+        """Until there is text to look at, show that something is being done."""
+        if not self._last:
+            self._progress.wait()
 
     def on_end(self) -> None:
         """End the last line."""
-        self._bar.clear()
-        if not self._last.endswith("\n"):
+        self._progress.clear()
+        if self._last and not self._last.endswith("\n"):
             self._out.write("\n")
             self._out.flush()
 
 
 class SilentScreen:
-    """Shows the load and nothing of the answer: for ``--json``, and to load a model."""
+    """Shows nothing of the answer but that it is being made: for ``--json``, and to load a model."""
 
-    def __init__(self, bar: LoadBar) -> None:
-        self._bar = bar
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
 
     def on_loading(self, fraction: float) -> None:
         """Show the bar."""
-        self._bar.update(fraction)
+        self._progress.load(fraction)
 
-    def on_thinking(self, text: str) -> None:
+    def on_thinking(self, text: str) -> None:  # noqa: ARG002
         """Not shown."""
+        self._progress.wait()
 
-    def on_text(self, text: str) -> None:
+    def on_text(self, text: str) -> None:  # noqa: ARG002
         """Not shown."""
+        self._progress.wait()
 
     def on_tick(self) -> None:
-        """Nothing to move."""
+        """Turn the spinner."""
+        self._progress.wait()
 
     def on_end(self) -> None:
-        """Remove the bar."""
-        self._bar.clear()
+        """Leave no trace."""
+        self._progress.clear()

@@ -36,6 +36,7 @@ A model is named `[host/][namespace/]name[:tag][@variant][+adapter[*scale]]…`,
 def cli() -> str:
     """Every command's help, as the terminal shows it."""
     import click
+
     from beastctl.main import COMMANDS, load
 
     parts = ["# Command line\n", "<!-- Made by docs/generate.py from beastctl/commands: edit those. -->\n"]

@@ -32,8 +32,14 @@ class Server:
     def __init__(self, url: str) -> None:
         socket_path = url.removeprefix("unix:")
         self._url = url
-        self._base = "http://localhost" if socket_path != url else url.rstrip("/")
-        connector = aiohttp.UnixConnector(socket_path, limit=0) if socket_path != url else aiohttp.TCPConnector(limit=0)
+        is_unix = socket_path != url
+        self._base = "http://localhost" if is_unix else url.rstrip("/")
+        # Some servers close a connection after a stream without saying so: each request gets its own.
+        connector = (
+            aiohttp.UnixConnector(socket_path, limit=0, force_close=True)
+            if is_unix
+            else aiohttp.TCPConnector(limit=0, force_close=True)
+        )
         timeout = aiohttp.ClientTimeout(total=None, sock_read=STALL_S)
         self._session = aiohttp.ClientSession(connector=connector, timeout=timeout)
 

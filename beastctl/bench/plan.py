@@ -17,6 +17,8 @@ DEFAULT_CTX = 4096
 """Context every Beast model has at least; a longer load asks for its own."""
 N_LATE = 16
 """Tokens of the late request's prompt, and of its answer."""
+N_PROBE = 8
+"""Tokens of a calibrating answer: one alone may be half a character, and show no text."""
 N_RUNS = 3
 """Requests whose median is a figure for one stream."""
 
@@ -86,7 +88,7 @@ class Measurement:
 
     async def _calibrate(self, dialect: Dialect) -> Dialect:
         self._say("calibrating the prompts' length …")
-        probe = replace(self._ask, n_answer=2)
+        probe = replace(self._ask, n_answer=N_PROBE)
         dialect, probe = await self._server.fitting(dialect, replace(probe, prompt=text(self._random, 40)))
         self._ask = replace(self._ask, is_eos_ignored=probe.is_eos_ignored)
         points = []

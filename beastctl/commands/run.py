@@ -115,8 +115,9 @@ def _answer(request: dict[str, Any], *, is_live: bool, is_verbose: bool, as_json
             hint = f'; `beast run "{request["model"]} …"` in quotes is a prompt for the built-in model'
             raise ModelNotFound(error.message + hint) from error
     if as_json:
+        metrics = {name: value for name, value in answer.final.items() if name != "context"}
         thinking = {"thinking": answer.thinking} if answer.thinking else {}
-        render.print_json({**answer.final, "response": answer.text, **thinking})
+        render.print_json({**metrics, "response": answer.text, **thinking})
     if is_verbose and answer.final:
         print("\n" + render.timings(answer.final), file=sys.stderr)
     return ask.exit_status(answer, request)

@@ -30,6 +30,8 @@ class Candidates:
 
     ids: Indices | None
     logits: Scores
+    is_sorted: bool = False
+    """Known to be most probable first."""
 
     def keep(self, places: Indices) -> Candidates:
         """Only the candidates at these places, in this order."""
@@ -106,12 +108,16 @@ def whole(logits: FloatArray) -> Candidates:
 def top_k(logits: FloatArray, k: int) -> Candidates:
     """The ``k`` most probable tokens, most probable first. Raises as ``check_best``."""
     ids = largest(logits, k)
-    return Candidates(ids, logits[ids].astype(np.float64))
+    return Candidates(ids, logits[ids].astype(np.float64), is_sorted=True)
 
 
 def top_p(candidates: Candidates, p: float) -> Candidates:
     """The fewest most probable candidates whose probabilities reach ``p`` together (llama.cpp's top-p)."""
     logits = candidates.logits
+    if candidates.is_sorted:
+        assert candidates.ids is not None
+        n = int(np.searchsorted(np.cumsum(softmax(logits)), p)) + 1
+        return Candidates(candidates.ids[:n], logits[:n], is_sorted=True)
     return candidates.keep(_until_mass(logits, softmax(logits), p, "left"))
 
 

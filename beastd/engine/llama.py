@@ -27,7 +27,7 @@ FloatArray = npt.NDArray[np.float32]
 
 _FLASH_ATTN = {"auto": -1, "off": 0, "on": 1}
 _KV_TYPE = {"f16": 1, "q8_0": 8, "q4_0": 2}
-_GGML_LOG_ERROR = 4
+_GGML_LOG_DEBUG, _GGML_LOG_ERROR, _GGML_LOG_CONT = 1, 4, 5
 _BUFFER_SIZE = re.compile(r"(\S+)\s+(?:model|KV|RS|output|compute) buffer size =\s+([\d.]+) MiB")
 _WARM_UP_TOKENS = 64
 
@@ -46,10 +46,15 @@ class _LogTap:
     def __init__(self) -> None:
         self.errors: deque[str] = deque(maxlen=4)
         self.gpu_bytes = 0
+        self._level = 0
         self.callback = lib.llama_log_callback(self._on_log)
         """Must outlive every call into the library: a collected callback is a segmentation fault."""
 
     def _on_log(self, level: int, text: bytes, _user_data: object) -> None:
+        if level != _GGML_LOG_CONT:  # which goes on with the line before
+            self._level = level
+        if self._level == _GGML_LOG_DEBUG:
+            return
         line = text.decode("utf-8", "replace")
         sys.stderr.write(line)
         if level == _GGML_LOG_ERROR:

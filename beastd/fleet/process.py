@@ -17,6 +17,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
+_ENV = {"GGML_NO_BACKTRACE": "1", "GOMP_SPINCOUNT": "1000"}
+"""Where the daemon's environment does not say otherwise. llama.cpp's aborts would spend seconds in gdb. OpenMP threads
+would spin for milliseconds at each of a token's hundreds of barriers, on cores that other programs need: then a thread
+that was preempted stalls all others, and generation falls to a hundredth of its speed (docs/performance.md)."""
+
 _TAIL_BYTES = 4096
 _TAIL_LINES = 8
 
@@ -52,8 +57,7 @@ class Process:
                 stderr=output,
                 pass_fds=(fd,),
                 start_new_session=True,
-                # llama.cpp's aborts would otherwise spend seconds in gdb.
-                env=os.environ | {"GGML_NO_BACKTRACE": "1"},
+                env=_ENV | os.environ,
             )
         return cls(process, log)
 

@@ -111,6 +111,22 @@ def test_a_daemon_that_does_not_end_is_reported(start_daemon: StartDaemon) -> No
     assert f"kill -9 {daemon.pid}" in done.stderr
 
 
+def test_a_daemon_on_its_way_out_is_waited_for(cli: Cli, start_daemon: StartDaemon) -> None:
+    """It ends its answers in peace, then another is started."""
+    old: RunningDaemon = start_daemon()
+    answer = cli.start("run", "cub", "Tell me a story.", "--ignore-eos", "--num-predict", "200")
+    assert answer.stdout is not None
+    first = answer.stdout.read(1)
+    old.process.send_signal(signal.SIGTERM)
+    while (old.home / "run" / "beast.sock").exists() and cli.run("status").returncode == 0:
+        pass
+    done = cli.run("list")
+    rest, _ = answer.communicate(timeout=60)
+    assert (done.returncode, answer.returncode) == (0, 0), done.stderr
+    assert len(first + rest) > 100
+    assert old.process.wait(60) == 0
+
+
 def test_serve_is_the_daemon_in_the_foreground(cli: Cli, free_port: int) -> None:
     """Its process is the daemon, with the settings given, and SIGTERM ends it well."""
     process = cli.start("serve", "--tcp", f"127.0.0.1:{free_port}", "--set", "context=2048")

@@ -19,11 +19,11 @@ IN_SDIST = "vendor/llama.cpp"
 def llama_cpp_sources(pytestconfig: pytest.Config) -> Path:
     """A llama.cpp tree of the installed commit, or at least its ``models`` folder.
 
-    BEAST_LLAMA_CPP_SOURCES names one; else uv's cache has it from the build; else the source distribution is
+    LLAMA_CPP_SOURCES names one; else uv's cache has it from the build; else the source distribution is
     downloaded once, which takes a minute, and kept in pytest's cache.
     """
-    if named := os.environ.get("BEAST_LLAMA_CPP_SOURCES"):
-        assert has_templates(Path(named)), f"BEAST_LLAMA_CPP_SOURCES={named} holds no models/templates"
+    if named := os.environ.get("LLAMA_CPP_SOURCES"):
+        assert has_templates(Path(named)), f"LLAMA_CPP_SOURCES={named} holds no models/templates"
         return Path(named)
     version = importlib.metadata.version("llama-cpp-python")
     kept = pytestconfig.cache.mkdir("llama-cpp-python") / version

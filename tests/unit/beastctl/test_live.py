@@ -12,7 +12,7 @@ from rich.console import Console
 
 from beastctl.live import LiveScreen
 from beastctl.markdown import drawing
-from beastctl.screen import LoadBar
+from beastctl.screen import Progress
 
 
 class Terminal(io.StringIO):
@@ -69,7 +69,7 @@ def console_of(terminal: Terminal) -> Console:
 def shown(pieces: list[str], width: int = 40, height: int = 8) -> list[str]:
     """The terminal's lines, scrollback included, after an answer in pieces."""
     terminal = Terminal(width, height)
-    screen = LiveScreen(console_of(terminal), LoadBar(io.StringIO()), Clock())
+    screen = LiveScreen(console_of(terminal), Progress(io.StringIO()), Clock())
     for piece in pieces:
         screen.on_text(piece)
         screen.on_tick()
@@ -108,7 +108,7 @@ def test_blocks_stand_one_line_apart() -> None:
 def test_thinking_is_shown_before_the_answer() -> None:
     """It is kept, and set off from the answer."""
     terminal = Terminal(40, 8)
-    screen = LiveScreen(console_of(terminal), LoadBar(io.StringIO()), Clock())
+    screen = LiveScreen(console_of(terminal), Progress(io.StringIO()), Clock())
     screen.on_thinking("let me see")
     for _ in range(40):
         screen.on_tick()
@@ -121,7 +121,7 @@ def test_escape_codes_of_the_model_reach_the_terminal_as_text() -> None:
     """Neither raw nor through an entity or an address."""
     raw = io.StringIO()
     console = Console(file=raw, width=80, height=8, force_terminal=True, color_system=None)
-    screen = LiveScreen(console, LoadBar(io.StringIO()), Clock())
+    screen = LiveScreen(console, Progress(io.StringIO()), Clock())
     screen.on_text("\x1b]0;owned\x07 &#27;[2J [x](http://a/\x9b2J&#x9b;)\n\n```\n\x1b[2J\n```\n")
     screen.on_end()
     assert not set(re.sub(r"\x1b\[[0-9;?]*[mAK]", "", raw.getvalue())) & {"\x1b", "\x07", "\x9b"}
@@ -133,7 +133,7 @@ def test_the_terminal_never_sees_a_whole_document_redrawn() -> None:
     terminal = Terminal(40, 8)
     written = []
     terminal.write = lambda text: written.append(len(text)) or len(text)  # type: ignore[method-assign]
-    screen = LiveScreen(console_of(terminal), LoadBar(io.StringIO()), Clock())
+    screen = LiveScreen(console_of(terminal), Progress(io.StringIO()), Clock())
     for n in range(200):
         screen.on_text(f"paragraph {n}\n\n")
         screen.on_tick()

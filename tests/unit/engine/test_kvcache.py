@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from beastd.engine.kvcache import KVCache, Slot, common_prefix
 from hypothesis import given
 from hypothesis import strategies as st
+
+from beastd.engine.kvcache import KVCache, Slot, common_prefix
 
 tokens = st.lists(st.integers(0, 3), max_size=40)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import cast
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from beastd.engine.detokenizer import Detokenizer
 from beastd.engine.kvcache import AdapterSet, KVCache
 from beastd.engine.sampler import Sampler
 from beastd.engine.scheduler import MIN_STEP_TOKENS, Chunk, Scheduler, StepBudget
 from beastd.engine.sequence import Sequence
-from hypothesis import given
-from hypothesis import strategies as st
 
 SECOND = 10**9
 
