@@ -12,20 +12,20 @@ from beastctl.commands.show import PARTS, describe
 from beastd.errors import BadRequest, BeastError
 
 HELP: Mapping[str, str] = {
-    "/set parameter NAME VALUE": "set a sampling parameter (Tab completes names)",
-    "/set system TEXT": 'set the system message (""" for several lines)',
+    "/set parameter NAME VALUE": "set a sampling parameter (Tab completes)",
+    "/set system TEXT": "set the system message",
     "/set format json|none": "ask for JSON, or for text again",
     "/set verbose|quiet": "show timings after each answer, or not",
-    f"/show [{'|'.join(PARTS)}]": "tell about the model and what is set",
+    "/show [PART]": ", ".join(PARTS),
     "/save NAME": "keep this chat on disk",
-    "/load NAME|MODEL": "go on with a saved chat, or with another model",
+    "/load NAME|MODEL": "a saved chat, or another model",
     "/clear": "forget what was said",
     "/help, /?": "this text",
     "/bye": "leave (as Ctrl-D does)",
 }
-KEYS = '''
-Several lines: begin and end with """, or paste them. Ctrl-C stops an answer, Ctrl-R searches earlier lines,
-Ctrl-X Ctrl-E opens your editor.'''
+KEYS = """
+Ctrl-C stops an answer, Ctrl-R searches earlier lines, Ctrl-X Ctrl-E opens an
+editor. A message of several lines begins and ends with three double quotes."""
 SETTINGS = ("parameter", "system", "format", "verbose", "quiet")
 NAMES = ("/set", "/show", "/save", "/load", "/clear", "/help", "/?", "/bye")
 
@@ -93,12 +93,12 @@ class Slash:
             chat.extra |= {"format": "json"} if value == "json" else {}
             self._say(f"answers are {'JSON' if value == 'json' else 'text'}")
         else:
-            raise BadRequest("usage: " + ", ".join(line for line in HELP if line.startswith("/set")))
+            raise BadRequest("usage: " + "\n       ".join(line for line in HELP if line.startswith("/set")))
 
     def _show(self, rest: str) -> None:
         part = rest or "info"
         if part not in PARTS:
-            raise BadRequest(f"usage: /show [{'|'.join(PARTS)}]")
+            raise BadRequest(f"usage: /show {'|'.join(PARTS)}")
         chat = self._host.conversation
         if part == "system" and chat.system:
             self._say(render.visible(chat.system))
@@ -125,7 +125,7 @@ class Slash:
         self._say("what was said is forgotten")
 
     def _help(self, rest: str) -> None:  # noqa: ARG002
-        self._say("\n".join(f"  {usage:56}{text}" for usage, text in HELP.items()) + KEYS)
+        self._say("\n".join(f"  {usage:28}{text}" for usage, text in HELP.items()) + KEYS)
 
 
 def unquoted(text: str) -> str:

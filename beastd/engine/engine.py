@@ -42,8 +42,7 @@ class Engine:
             self._begin(sequence, now_ns)
         chunks = self._scheduler.next_batch(now_ns)
         if chunks:
-            # Prompt chunks come last: a step that ends with a decode has none, and is short.
-            self._outbox.flush_before(now_ns, is_short=chunks[-1].sequence.is_decoding)
+            self._outbox.flush_before(now_ns, is_short=not any(chunk.is_prefill for chunk in chunks))
             self._compute(chunks)
 
     # --- requests in ---
@@ -93,7 +92,7 @@ class Engine:
             self._fail(chunks, error)
             return
         now_ns = time.monotonic_ns()
-        if not chunks[-1].sequence.is_decoding:
+        if any(chunk.is_prefill for chunk in chunks):
             self._scheduler.budget.observe(sum(len(chunk.tokens) for chunk in chunks), (now_ns - start_ns) / 1e9)
         rows = iter(logits)
         for chunk in chunks:

@@ -90,11 +90,10 @@ class Batch:
         """Lay the chunks one after another; returns how many rows of logits they ask for."""
         n = n_outputs = 0
         for chunk in chunks:
-            assert chunk.sequence.slot is not None
             end = n + len(chunk.tokens)
             self._token[n:end] = chunk.tokens
             self._pos[n:end] = self._positions[chunk.start : chunk.start + len(chunk.tokens)]
-            self._seq[n:end] = self._seq_pointers[chunk.sequence.slot.index]
+            self._seq[n:end] = self._seq_pointers[chunk.slot]
             self._logits[n:end] = 0
             if chunk.wants_logits:
                 self._logits[end - 1] = 1

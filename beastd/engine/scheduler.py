@@ -15,6 +15,10 @@ MIN_STEP_TOKENS = 32
 """Below this a prefill chunk costs almost as much as this many tokens: matrix kernels are not yet filled."""
 
 
+KERNEL_TOKENS = 16
+"""llama.cpp's matrix kernels take this many tokens at a time; what is left over costs as much as a full set."""
+
+
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """Tokens of one sequence in one step, from position ``start`` of its slot."""
@@ -23,6 +27,17 @@ class Chunk:
     tokens: list[int]
     start: int
     wants_logits: bool
+
+    @property
+    def slot(self) -> int:
+        """llama.cpp's sequence id."""
+        assert self.sequence.slot is not None
+        return self.sequence.slot.index
+
+    @property
+    def is_prefill(self) -> bool:
+        """Prompt tokens, not an answer's last one."""
+        return not self.sequence.is_decoding
 
 
 class StepBudget:
@@ -88,7 +103,7 @@ class Scheduler:
         return admitted
 
     def next_batch(self, now_ns: int) -> list[Chunk]:
-        """The next step: every decoding sequence, then prompt chunks, shortest remaining first with ageing.
+        """The next step, by slot: every decoding sequence, and prompt chunks, shortest remaining first with ageing.
 
         One step serves one set of LoRA adapters (llama.cpp applies them to a whole batch); sets take turns.
         """
@@ -98,21 +113,15 @@ class Scheduler:
             for sequence in self.running
             if sequence.answer and sequence.slot and sequence.adapters == turn
         ]
-        n_left = self.budget.n_tokens - len(chunks)
+        n_left = max(KERNEL_TOKENS, self.budget.n_tokens - len(chunks))  # streams never starve prompts
         prompts = [sequence for sequence in self.running if not sequence.answer and sequence.adapters == turn]
         for sequence in sorted(prompts, key=lambda sequence: self._urgency(sequence, now_ns)):
-            if n_left <= 0:
-                break
-            chunks.append(self._prefill_chunk(sequence, n_left))
-            n_left -= len(chunks[-1].tokens)
-        return chunks
-
-    @staticmethod
-    def _prefill_chunk(sequence: Sequence, n_most: int) -> Chunk:
-        assert sequence.slot is not None
-        start = len(sequence.slot.tokens)
-        tokens = sequence.prompt[start : start + n_most]
-        return Chunk(sequence, tokens, start, start + len(tokens) == len(sequence.prompt))
+            if tokens := _prompt_tokens(sequence, n_left):
+                start = len(sequence.prompt) - sequence.n_prefill_left
+                chunks.append(Chunk(sequence, tokens, start, len(tokens) == sequence.n_prefill_left))
+                n_left -= len(tokens)
+        # With a partitioned cache llama.cpp computes a run of consecutive slots together, and others apart.
+        return sorted(chunks, key=lambda chunk: chunk.slot)
 
     def _urgency(self, sequence: Sequence, now_ns: int) -> float:
         """Prompt tokens left, less the tokens that could have been computed while it waited; smallest goes first.
@@ -129,3 +138,12 @@ class Scheduler:
         later = [adapters for adapters in sets if self._last_turn is not None and adapters > self._last_turn]
         self._last_turn = (later or sets)[0]
         return self._last_turn
+
+
+def _prompt_tokens(sequence: Sequence, n_most: int) -> list[int]:
+    """The next at most ``n_most`` tokens of a prompt; a part that leaves some for later fills the kernels evenly."""
+    n = sequence.n_prefill_left
+    if n > n_most:
+        n = n_most // KERNEL_TOKENS * KERNEL_TOKENS
+    start = len(sequence.prompt) - sequence.n_prefill_left
+    return sequence.prompt[start : start + n]

@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-_ENV = {"GGML_NO_BACKTRACE": "1", "GOMP_SPINCOUNT": "1000"}
+_ENV = {"GGML_NO_BACKTRACE": "1", "GOMP_SPINCOUNT": "2000"}
 """Where the daemon's environment does not say otherwise. llama.cpp's aborts would spend seconds in gdb. OpenMP threads
 would spin for milliseconds at each of a token's hundreds of barriers, on cores that other programs need: then a thread
 that was preempted stalls all others, and generation falls to a hundredth of its speed (docs/performance.md)."""
