@@ -50,7 +50,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     mmap: bool = True
     batch: Annotated[int, Meta(ge=1024)] = 2048
     """Tokens one engine step may take."""
-    step_ms: Annotated[int, Meta(ge=1)] = 250
+    step_ms: Annotated[int, Meta(ge=1)] = 300
     """Target for the longest step while answers stream, in milliseconds."""
     keep_alive: int | float | str = "5m"
     """How long an idle model stays loaded; see parse_duration."""

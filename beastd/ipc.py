@@ -36,7 +36,7 @@ class LoadSettings(Struct, frozen=True, kw_only=True):
     kv_layout: str = "partitioned"
     """partitioned or unified (docs/performance.md has the measurements)."""
     mmap: bool = True
-    step_ms: int = 250
+    step_ms: int = 300
     """Target for the longest step while others stream, in milliseconds: bounds prefill chunks."""
 
 

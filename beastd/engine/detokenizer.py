@@ -37,6 +37,8 @@ class Detokenizer:
     def _release(self, text: str) -> str:
         if self.stopped:
             return ""
+        if not self._stop:
+            return text
         text = self._held + text
         starts = [(start + len(stop), start) for stop in self._stop if (start := text.find(stop)) >= 0]
         if starts:

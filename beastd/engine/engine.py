@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 
 from beastd import ipc
 from beastd.contract import Logprob, TokenLogprob
@@ -51,11 +51,8 @@ class Engine:
         if self._scheduler.is_idle:
             self._outbox.flush(time.monotonic_ns())
             self._take(self._inbox.get())
-        while True:
-            try:
-                self._take(self._inbox.get_nowait())
-            except Empty:
-                return
+        while not self._inbox.empty():
+            self._take(self._inbox.get_nowait())
 
     def _take(self, message: ipc.ToWorker) -> None:
         if isinstance(message, ipc.Submit):

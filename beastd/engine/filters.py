@@ -18,8 +18,8 @@ Indices = npt.NDArray[np.intp]
 
 _FIRST_GUESS = 256
 """How many candidates top_p and typical look at before they look at more; llama.cpp's guess too."""
-_SMALL = 1024
-"""Up to here sorting everything is cheaper than finding the best blocks."""
+_MOST_ROWS = 32
+"""As which ``largest`` sees the scores. More rows make columns fewer and maxima coarser; 16 to 64 cost the same."""
 _COLDEST = 1e-6
 """Temperatures below differ from it in nothing but rounding errors."""
 
@@ -60,28 +60,18 @@ def check_best(logit: float) -> None:
 def largest(scores: Scores, k: int) -> Indices:
     """Places of the ``k`` largest scores, largest first, the lower place first among equals; never one of -inf.
 
-    Exact. The scores are seen as rows of blocks: the k largest lie in the k columns with the largest maxima, so only
-    those columns (and the remainder no row holds) are looked at. An equal maximum outside them means a tie over
-    more columns than k, which only a look at every score settles. Raises as ``check_best``.
+    Exact. The scores are seen as rows: the k-th largest of the columns' maxima bounds the k-th largest score from
+    below, so only the scores from there on, hardly more than k of them, are sorted. Raises as ``check_best``.
     """
     n = len(scores)
-    n_rows = math.isqrt(n // k)
-    if n <= _SMALL or n_rows < 2:
+    if k >= n:
         return _largest_of(np.arange(n), scores, k)
+    n_rows = max(1, min(_MOST_ROWS, math.isqrt(n // k)))
     n_columns = n // n_rows
-    n_blocked = n_rows * n_columns
-    blocks = scores[:n_blocked].reshape(n_rows, n_columns)
-    maxima = np.maximum.reduce(blocks, axis=0)
-    columns = np.argpartition(maxima, n_columns - k - 1)[n_columns - k - 1 :]  # one more than k, the least first
-    found = np.concatenate((blocks.take(columns, axis=1).ravel(), scores[n_blocked:]))
-    top = np.partition(found, len(found) - k)[len(found) - k :]
+    maxima = scores[: n_rows * n_columns].reshape(n_rows, n_columns).max(axis=0)
+    top = np.partition(maxima, n_columns - k)[n_columns - k :]
     check_best(top.max())
-    if maxima[columns[0]] == top[0] > -math.inf:
-        return _largest_of(np.flatnonzero(scores >= top[0]), scores, k)
-    kept = np.flatnonzero(found >= top[0])
-    rows, at = np.divmod(kept, k + 1)
-    places = np.where(rows < n_rows, rows * n_columns + columns[at], kept - n_rows * (k + 1) + n_blocked)
-    return _largest_of(places, scores, k)
+    return _largest_of(np.flatnonzero(scores >= top[0]), scores, k)
 
 
 def _largest_of(places: Indices, scores: Scores, k: int) -> Indices:

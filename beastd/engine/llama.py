@@ -71,7 +71,7 @@ class Batch:
         self._pos = np.zeros(n_most, np.int32)
         self._n_seq = np.ones(n_most, np.int32)
         self._seq_ids = np.arange(n_slots, dtype=np.int32)
-        self._seq_pointers = self._seq_ids.ctypes.data + 4 * np.arange(n_slots, dtype=np.uint64)
+        self._seq_pointers = [self._seq_ids.ctypes.data + 4 * slot for slot in range(n_slots)]
         self._seq = np.zeros(n_most, np.uint64)
         self._logits = np.zeros(n_most, np.int8)
         self._positions = np.arange(n_ctx + 1, dtype=np.int32)
@@ -90,17 +90,21 @@ class Batch:
         """Lay the chunks one after another; returns how many rows of logits they ask for."""
         n = n_outputs = 0
         for chunk in chunks:
-            end = n + len(chunk.tokens)
-            self._token[n:end] = chunk.tokens
-            self._pos[n:end] = self._positions[chunk.start : chunk.start + len(chunk.tokens)]
-            self._seq[n:end] = self._seq_pointers[chunk.slot]
-            self._logits[n:end] = 0
+            self._put(n, chunk)
+            n += len(chunk.tokens)
             if chunk.wants_logits:
-                self._logits[end - 1] = 1
+                self._logits[n - 1] = 1
                 n_outputs += 1
-            n = end
         self.native.n_tokens = n
         return n_outputs
+
+    def _put(self, n: int, chunk: Chunk) -> None:
+        # A decode's one token goes in as scalars: a slice assignment costs twenty times as much.
+        at = n if len(chunk.tokens) == 1 else slice(n, n + len(chunk.tokens))
+        self._token[at] = chunk.tokens[0] if at is n else chunk.tokens
+        self._pos[at] = chunk.start if at is n else self._positions[chunk.start : chunk.start + len(chunk.tokens)]
+        self._seq[at] = self._seq_pointers[chunk.slot]
+        self._logits[at] = 0
 
 
 class Llama:

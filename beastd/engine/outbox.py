@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from beastd import ipc
 from beastd.contract import Final, Logprob
 
-COALESCE_NS = 4_000_000
+COALESCE_NS = 10_000_000
 """Steps shorter than this share a frame: every frame costs time on cores that should compute, and nobody
-reads 250 updates a second."""
+reads more than 100 updates a second."""
 
 
 @dataclass(slots=True)

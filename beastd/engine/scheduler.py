@@ -7,6 +7,7 @@ a token budget (the idea of vLLM's ``v1/core/sched``: prefill and decode share o
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import attrgetter
 
 from beastd.engine.kvcache import AdapterSet, KVCache
 from beastd.engine.sequence import Sequence
@@ -113,15 +114,23 @@ class Scheduler:
             for sequence in self.running
             if sequence.answer and sequence.slot and sequence.adapters == turn
         ]
-        n_left = max(KERNEL_TOKENS, self.budget.n_tokens - len(chunks))  # streams never starve prompts
         prompts = [sequence for sequence in self.running if not sequence.answer and sequence.adapters == turn]
-        for sequence in sorted(prompts, key=lambda sequence: self._urgency(sequence, now_ns)):
-            if tokens := _prompt_tokens(sequence, n_left):
-                start = len(sequence.prompt) - sequence.n_prefill_left
-                chunks.append(Chunk(sequence, tokens, start, len(tokens) == sequence.n_prefill_left))
-                n_left -= len(tokens)
+        if prompts:
+            chunks += self._prompt_chunks(prompts, chunks, now_ns)
         # With a partitioned cache llama.cpp computes a run of consecutive slots together, and others apart.
-        return sorted(chunks, key=lambda chunk: chunk.slot)
+        chunks.sort(key=_by_slot)
+        return chunks
+
+    def _prompt_chunks(self, prompts: list[Sequence], decodes: list[Chunk], now_ns: int) -> list[Chunk]:
+        decoding = {chunk.slot for chunk in decodes}
+        chunks: list[Chunk] = []
+        n_left = max(KERNEL_TOKENS, self.budget.n_tokens - len(decodes))  # streams never starve prompts
+        for sequence in sorted(prompts, key=lambda sequence: self._urgency(sequence, now_ns)):
+            if tokens := _prompt_tokens(sequence, n_left, decoding):
+                n_done = len(sequence.prompt) - sequence.n_prefill_left
+                chunks.append(Chunk(sequence, tokens, n_done, len(tokens) == sequence.n_prefill_left))
+                n_left -= len(tokens)
+        return chunks
 
     def _urgency(self, sequence: Sequence, now_ns: int) -> float:
         """Prompt tokens left, less the tokens that could have been computed while it waited; smallest goes first.
@@ -132,18 +141,27 @@ class Scheduler:
         return sequence.n_prefill_left - waited_s * self.budget.rate
 
     def _next_turn(self) -> AdapterSet:
-        sets = sorted({sequence.adapters for sequence in self.running})
-        if not sets:
-            return ()
-        later = [adapters for adapters in sets if self._last_turn is not None and adapters > self._last_turn]
-        self._last_turn = (later or sets)[0]
+        sets = {sequence.adapters for sequence in self.running}
+        if len(sets) > 1:
+            later = [adapters for adapters in sets if self._last_turn is not None and adapters > self._last_turn]
+            sets = {min(later or sets)}
+        self._last_turn = next(iter(sets), ())
         return self._last_turn
 
 
-def _prompt_tokens(sequence: Sequence, n_most: int) -> list[int]:
-    """The next at most ``n_most`` tokens of a prompt; a part that leaves some for later fills the kernels evenly."""
-    n = sequence.n_prefill_left
+_by_slot = attrgetter("slot")
+
+
+def _prompt_tokens(sequence: Sequence, n_most: int, decoding: set[int]) -> list[int]:
+    """The next at most ``n_most`` tokens of a prompt; a part that leaves some for later fills the kernels evenly.
+
+    Of a partitioned cache, neighbouring slots are computed together as far as the shorter one goes: next to a
+    decoding slot the part's first token goes with the decodes, so it takes one more to fill what is left.
+    """
+    assert sequence.slot is not None
+    start, n = len(sequence.slot.tokens), sequence.n_prefill_left
     if n > n_most:
+        index = sequence.slot.index
         n = n_most // KERNEL_TOKENS * KERNEL_TOKENS
-    start = len(sequence.prompt) - sequence.n_prefill_left
+        n += n > 0 and not decoding.isdisjoint((index - 1, index + 1))
     return sequence.prompt[start : start + n]
