@@ -74,7 +74,7 @@ def serve(link: Link) -> None:
     # Imported only now: the reader thread must be up before anything slow, and it needs neither numpy nor llama.cpp.
     from beastd.engine.engine import Engine
     from beastd.engine.intake import Intake
-    from beastd.engine.kvcache import KVCache
+    from beastd.engine.kvcache import RUN_BONUS, KVCache
     from beastd.engine.llama import Llama
     from beastd.engine.outbox import Outbox
     from beastd.engine.scheduler import Scheduler, StepBudget
@@ -82,7 +82,8 @@ def serve(link: Link) -> None:
     llama = Llama(load.path, load.settings, _progress(link))
     intake = Intake(llama, load.template)
     rate = llama.warm_up()
-    scheduler = Scheduler(KVCache(llama.n_parallel), StepBudget(load.settings.step_ms / 1e3, llama.n_batch, rate))
+    cache = KVCache(llama.n_parallel, run_bonus=RUN_BONUS if load.settings.kv_layout == "partitioned" else 0)
+    scheduler = Scheduler(cache, StepBudget(load.settings.step_ms / 1e3, llama.n_batch, rate))
     link.send(
         ipc.Ready(
             n_ctx=llama.n_ctx,

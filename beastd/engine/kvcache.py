@@ -9,6 +9,11 @@ AdapterSet = tuple[tuple[str, float], ...]
 """LoRA adapters as (path, scale): KV computed with one set is worthless to another."""
 
 
+RUN_BONUS = 400
+"""For a partitioned cache: llama.cpp computes each run of consecutive slots by itself, reading all weights again
+(``llama_batch_allocr::split_equal``). Over an answer of a hundred tokens that costs what prefilling so many costs."""
+
+
 @dataclass(slots=True)
 class Slot:
     """One llama.cpp sequence id and the tokens whose keys and values it holds."""
@@ -36,8 +41,10 @@ def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
 class KVCache:
     """The slots of one context. A released slot keeps its tokens for a later prompt with the same beginning."""
 
-    def __init__(self, n_slots: int) -> None:
+    def __init__(self, n_slots: int, *, run_bonus: int = 0) -> None:
+        """``run_bonus``: cached tokens worth giving up to take a slot next to a busy one (see RUN_BONUS)."""
         self.slots = [Slot(index) for index in range(n_slots)]
+        self._run_bonus = run_bonus
         self._clock = 0
 
     @property
@@ -76,7 +83,8 @@ class KVCache:
             return 0
         return min(common_prefix(slot.tokens, prompt), len(prompt) - 1)
 
-    @staticmethod
-    def _worth(slot: Slot, n_kept: int, *, recency: float) -> float:
+    def _worth(self, slot: Slot, n_kept: int, *, recency: float) -> float:
         """Tokens saved now, less the tokens thrown away weighted by how likely they are wanted again."""
-        return n_kept - (len(slot.tokens) - n_kept) * recency
+        neighbours = self.slots[max(0, slot.index - 1) : slot.index + 2]
+        bonus = self._run_bonus if any(other.is_busy for other in neighbours) else 0
+        return n_kept - (len(slot.tokens) - n_kept) * recency + bonus

@@ -16,6 +16,8 @@ MIN_STEP_TOKENS = 32
 """Below this a prefill chunk costs almost as much as this many tokens: matrix kernels are not yet filled."""
 
 
+AGEING = 0.1
+"""How much of its waiting counts for a prompt against shorter ones that came later."""
 KERNEL_TOKENS = 16
 """llama.cpp's matrix kernels take this many tokens at a time; what is left over costs as much as a full set."""
 
@@ -39,6 +41,10 @@ class Chunk:
     def is_prefill(self) -> bool:
         """Prompt tokens, not an answer's last one."""
         return not self.sequence.is_decoding
+
+
+SHORT_TOKENS = 64
+"""A whole prompt of so few tokens is answered by a short step: parts of longer prompts wait for the next one."""
 
 
 class StepBudget:
@@ -125,20 +131,25 @@ class Scheduler:
         decoding = {chunk.slot for chunk in decodes}
         chunks: list[Chunk] = []
         n_left = max(KERNEL_TOKENS, self.budget.n_tokens - len(decodes))  # streams never starve prompts
+        has_short = False
         for sequence in sorted(prompts, key=lambda sequence: self._urgency(sequence, now_ns)):
-            if tokens := _prompt_tokens(sequence, n_left, decoding):
-                n_done = len(sequence.prompt) - sequence.n_prefill_left
-                chunks.append(Chunk(sequence, tokens, n_done, len(tokens) == sequence.n_prefill_left))
-                n_left -= len(tokens)
+            tokens = _prompt_tokens(sequence, n_left, decoding)
+            is_whole = len(tokens) == sequence.n_prefill_left
+            if not tokens or (has_short and not is_whole):
+                break
+            n_done = len(sequence.prompt) - sequence.n_prefill_left
+            chunks.append(Chunk(sequence, tokens, n_done, is_whole))
+            n_left -= len(tokens)
+            has_short |= is_whole and n_done == sequence.n_cached and len(tokens) <= SHORT_TOKENS
         return chunks
 
     def _urgency(self, sequence: Sequence, now_ns: int) -> float:
-        """Prompt tokens left, less the tokens that could have been computed while it waited; smallest goes first.
+        """Prompt tokens left, less a part of those that could have been computed while it waited; smallest goes first.
 
-        So short prompts overtake long ones, but none is delayed by much more than its own length.
+        So short prompts overtake long ones, until these have waited for 1/AGEING times what they take to compute.
         """
         waited_s = (now_ns - sequence.arrived_ns) / 1e9
-        return sequence.n_prefill_left - waited_s * self.budget.rate
+        return sequence.n_prefill_left - AGEING * waited_s * self.budget.rate
 
     def _next_turn(self) -> AdapterSet:
         sets = {sequence.adapters for sequence in self.running}
@@ -162,6 +173,6 @@ def _prompt_tokens(sequence: Sequence, n_most: int, decoding: set[int]) -> list[
     start, n = len(sequence.slot.tokens), sequence.n_prefill_left
     if n > n_most:
         index = sequence.slot.index
-        n = n_most // KERNEL_TOKENS * KERNEL_TOKENS
+        n = max(0, n_most // KERNEL_TOKENS * KERNEL_TOKENS)
         n += n > 0 and not decoding.isdisjoint((index - 1, index + 1))
     return sequence.prompt[start : start + n]

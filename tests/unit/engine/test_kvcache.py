@@ -83,3 +83,11 @@ def test_what_is_kept_is_always_a_true_prefix_of_the_prompt(requests: list[tuple
         held.append(slot)
         if release:
             cache.release(held.pop(0))
+
+
+def test_a_partitioned_cache_keeps_busy_slots_together() -> None:
+    cache = KVCache(8, run_bonus=400)
+    for slot in [acquire(cache, [n] * 50)[0] for n in range(8)]:
+        cache.release(slot)
+    taken = [acquire(cache, [100 + n] * 50)[0].index for n in range(4)]
+    assert max(taken) - min(taken) == 3

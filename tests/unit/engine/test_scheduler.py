@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from beastd.engine.detokenizer import Detokenizer
 from beastd.engine.kvcache import AdapterSet, KVCache
 from beastd.engine.sampler import Sampler
-from beastd.engine.scheduler import KERNEL_TOKENS, MIN_STEP_TOKENS, Chunk, Scheduler, StepBudget
+from beastd.engine.scheduler import AGEING, KERNEL_TOKENS, MIN_STEP_TOKENS, Chunk, Scheduler, StepBudget
 from beastd.engine.sequence import Sequence
 
 SECOND = 10**9
@@ -71,6 +71,17 @@ def test_a_short_prompt_overtakes_long_ones() -> None:
     assert 3 in ids(rooms.next_batch(0))
 
 
+def test_a_short_prompt_is_not_kept_waiting_by_parts_of_long_ones_in_its_step() -> None:
+    rooms = scheduler()
+    rooms.add(sequence(1, 1000))
+    rooms.add(sequence(2, 10))
+    rooms.admit(0)
+    chunks = rooms.next_batch(0)
+    assert ids(chunks) == [2]
+    compute(chunks)
+    assert [chunk.is_prefill for chunk in rooms.next_batch(0)] == [False, True]
+
+
 def test_streams_that_fill_the_budget_do_not_starve_a_prompt() -> None:
     rooms = scheduler(n_slots=64, rate=1)
     for id_ in range(63):
@@ -84,10 +95,11 @@ def test_streams_that_fill_the_budget_do_not_starve_a_prompt() -> None:
 
 
 def test_a_long_prompt_is_not_overtaken_for_ever() -> None:
+    """Prompts that take the whole machine keep coming; the long one is late by a few times its own length."""
     rooms = scheduler(n_slots=2, rate=100)
     rooms.add(sequence(1, 1000))
     rooms.admit(0)
-    for second in range(30):
+    for second in range(int(1000 / 100 / AGEING) + 20):
         rooms.add(sequence(second + 2, 100, arrived_s=second))
         rooms.admit(second * SECOND)
         chunks = rooms.next_batch(second * SECOND)
