@@ -66,6 +66,10 @@ class Intake:
     def _fitted(self, submit: ipc.Submit, n_ctx: int) -> _Built:
         """The prompt, shortened where the request allows it. Raises ``ContextExceeded`` when it does not fit."""
         prompt = submit.prompt
+        if unknown := [token for token in prompt.context if not 0 <= token < self._llama.n_vocab]:
+            raise BadRequest(
+                f"context has token {unknown[0]}, but this model's tokens are 0 to {self._llama.n_vocab - 1}"
+            )
         template = self._compile(prompt.template) if prompt.template else self.template
         built = self._build(prompt, template, prompt.messages)
         n_tokens = len(built.tokens)

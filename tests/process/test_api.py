@@ -196,6 +196,7 @@ def test_more_context_than_the_model_has_is_refused(daemon: RunningDaemon) -> No
         ({"model": "cub", "prompt": "x", "format": "xml"}, 400, ["xml", "json"]),
         ({"model": "cub", "prompt": "x", "keep_alive": "soon"}, 400, ["soon"]),
         ({"model": "cub", "prompt": "x", "options": {"logit_bias": {"99999": 1}}}, 400, ["99999"]),
+        ({"model": "cub", "prompt": "x", "context": [1, 99999]}, 400, ["context", "99999", "8191"]),
         ({"model": "kub", "prompt": "x"}, 404, ["kub", "cub"]),
         ({"model": "cub@q9", "prompt": "x"}, 404, ["q9", "q4_k_m"]),
         ({"model": "cub+ninja", "prompt": "x"}, 404, ["ninja", "pirate"]),
