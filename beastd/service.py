@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -50,12 +50,15 @@ class Service:
 
     # --- answers ---
 
-    def generate(self, request: GenerateRequest) -> AsyncIterator[Answer]:
-        """Answer one prompt. Yields any Loading, then Pieces, then one Final; raises BeastError."""
+    def generate(self, request: GenerateRequest) -> AsyncGenerator[Answer, None]:
+        """Answer one prompt. Yields any Loading, then Pieces, then one Final; raises BeastError.
+
+        Close it for certain (``contextlib.aclosing``): an answer that is left half read holds its sequence.
+        """
         is_empty = not request.prompt and request.suffix is None and not request.context
         return self._answer(request, None if is_empty else _generate_prompt(request))
 
-    def chat(self, request: ChatRequest) -> AsyncIterator[Answer]:
+    def chat(self, request: ChatRequest) -> AsyncGenerator[Answer, None]:
         """Answer the last message of a chat; as generate."""
         if request.tools:
             raise Unsupported("Beast does not hand tools to models yet; leave tools out")
@@ -63,7 +66,7 @@ class Service:
             raise Unsupported(_NO_IMAGES)
         return self._answer(request, _chat_prompt(request) if request.messages else None)
 
-    async def _answer(self, request: AnswerRequest, prompt: ipc.Prompt | None) -> AsyncIterator[Answer]:
+    async def _answer(self, request: AnswerRequest, prompt: ipc.Prompt | None) -> AsyncGenerator[Answer, None]:
         start_ns = time.monotonic_ns()
         _check(request)
         resolved = self._registry.resolve(request.model, self._config.default_model)

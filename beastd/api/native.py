@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -94,13 +95,15 @@ async def version(_request: web.Request) -> web.Response:
 
 
 async def _reply(
-    request: web.Request, asked: AnswerRequest, answer: AsyncIterator[Answer], field: str
+    request: web.Request, asked: AnswerRequest, answer: AsyncGenerator[Answer, None], field: str
 ) -> web.StreamResponse:
     asked.model = request["model"] = asked.model or request.app[SERVICE].default_model
-    noted = _noted(request, answer)
-    if asked.stream is False:
-        return json_response(await _whole(asked, noted, field))
-    return await ndjson(request, _lines(asked, noted, field))
+    # A client can leave while a line is being written, when no generator is there to hear of it.
+    async with aclosing(answer):
+        noted = _noted(request, answer)
+        if asked.stream is False:
+            return json_response(await _whole(asked, noted, field))
+        return await ndjson(request, _lines(asked, noted, field))
 
 
 async def _noted(request: web.Request, answer: AsyncIterator[Answer]) -> AsyncIterator[Answer]:
