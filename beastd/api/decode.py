@@ -37,7 +37,7 @@ async def body(request: web.Request, kind: type[T]) -> T:
         return msgspec.json.decode(data or b"{}", type=kind)
     except msgspec.ValidationError as error:
         raise BadRequest(_explain(str(error))) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest(f"the request's body is not JSON: {error}") from error
 
 

@@ -125,7 +125,7 @@ def guard(origins: Iterable[str]) -> Middleware:
         origin = request.headers.get(hdrs.ORIGIN)
         if origin is None:
             return await handler(request)
-        if origin not in extra and not is_own_host(urlsplit(origin).netloc):
+        if origin not in extra and not is_local_origin(origin):
             raise Forbidden(f"Origin {origin!r} may not use this daemon; allow it with origins in config.yaml")
         response = web.Response(status=204) if request.method == hdrs.METH_OPTIONS else await handler(request)
         if not response.prepared:
@@ -146,6 +146,15 @@ def _cors(origin: str) -> dict[str, str]:
         hdrs.ACCESS_CONTROL_ALLOW_HEADERS: "Authorization, Content-Type",
         hdrs.VARY: "Origin",
     }
+
+
+def is_local_origin(origin: str) -> bool:
+    """Whether a page's origin is this machine: unlike for a Host, any other address is a foreign page."""
+    try:
+        name = urlsplit(origin).hostname or ""
+        return name in _LOCAL_NAMES or name.endswith(".localhost") or ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
 
 
 def is_own_host(host: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 from queue import SimpleQueue
 
 from beastd import ipc
@@ -66,6 +67,12 @@ class Engine:
             sequence = self._intake.sequence(submit)
         except BeastError as error:
             self._outbox.end(submit.id, ipc.Failure(error.code, error.message))
+            return
+        except Exception:  # one request's odd input must not end its neighbours
+            traceback.print_exc()
+            self._outbox.end(
+                submit.id, ipc.Failure("internal", "Beast could not take this request: a bug; see the worker's log")
+            )
             return
         self._live[submit.id] = sequence
         self._scheduler.add(sequence)

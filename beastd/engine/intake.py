@@ -127,9 +127,9 @@ class Intake:
     def _token(self, key: str) -> int:
         """A logit_bias key: a token id, or a text that is one token."""
         if key.isdecimal():
-            if int(key) < self._llama.n_vocab:
+            if len(key) < 12 and int(key) < self._llama.n_vocab:
                 return int(key)
-            raise BadRequest(f"logit_bias: token {key} is not in the vocabulary of {self._llama.n_vocab} tokens")
+            raise BadRequest(f"logit_bias: token {key[:20]} is not in the vocabulary of {self._llama.n_vocab} tokens")
         tokens = self._llama.tokenize(key, add_special=False)
         if len(tokens) != 1:
             raise BadRequest(f"logit_bias: {key!r} is {len(tokens)} tokens; a key must be one token or a token id")

@@ -130,7 +130,7 @@ class Scheduler:
     def _prompt_chunks(self, prompts: list[Sequence], decodes: list[Chunk], now_ns: int) -> list[Chunk]:
         decoding = {chunk.slot for chunk in decodes}
         chunks: list[Chunk] = []
-        n_left = max(KERNEL_TOKENS, self.budget.n_tokens - len(decodes))  # streams never starve prompts
+        n_left = max(KERNEL_TOKENS + 1, self.budget.n_tokens - len(decodes))  # streams never starve prompts
         has_short = False
         for sequence in sorted(prompts, key=lambda sequence: self._urgency(sequence, now_ns)):
             tokens = _prompt_tokens(sequence, n_left, decoding)
@@ -173,6 +173,7 @@ def _prompt_tokens(sequence: Sequence, n_most: int, decoding: set[int]) -> list[
     start, n = len(sequence.slot.tokens), sequence.n_prefill_left
     if n > n_most:
         index = sequence.slot.index
-        n = max(0, n_most // KERNEL_TOKENS * KERNEL_TOKENS)
-        n += n > 0 and not decoding.isdisjoint((index - 1, index + 1))
+        n_beside = int(not decoding.isdisjoint((index - 1, index + 1)))
+        n = max(0, (n_most - n_beside) // KERNEL_TOKENS * KERNEL_TOKENS)
+        n += n_beside if n else 0
     return sequence.prompt[start : start + n]

@@ -197,6 +197,7 @@ def test_more_context_than_the_model_has_is_refused(daemon: RunningDaemon) -> No
         ({"model": "cub", "prompt": "x", "keep_alive": "soon"}, 400, ["soon"]),
         ({"model": "cub", "prompt": "x", "options": {"logit_bias": {"99999": 1}}}, 400, ["99999"]),
         ({"model": "cub", "prompt": "x", "context": [1, 99999]}, 400, ["context", "99999", "8191"]),
+        ({"model": "cub", "prompt": "x", "options": {"logit_bias": {"9" * 5000: 1}}}, 400, ["logit_bias"]),
         ({"model": "kub", "prompt": "x"}, 404, ["kub", "cub"]),
         ({"model": "cub@q9", "prompt": "x"}, 404, ["q9", "q4_k_m"]),
         ({"model": "cub+ninja", "prompt": "x"}, 404, ["ninja", "pirate"]),
@@ -276,6 +277,9 @@ def test_the_socket_is_private(daemon: RunningDaemon) -> None:
         ({"Host": "localhost", "Origin": "http://localhost:3000"}, 200),
         ({"Host": "localhost", "Origin": "https://app.example"}, 200),
         ({"Host": "localhost", "Origin": "null"}, 403),
+        ({"Host": "localhost", "Origin": "http://203.0.113.5"}, 403),
+        ({"Host": "localhost", "Origin": "http://127.0.0.1:3000"}, 200),
+        ({"Host": "localhost", "Origin": "http://["}, 403),
     ],
 )
 def test_tcp_refuses_foreign_hosts_and_origins(
