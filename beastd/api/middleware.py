@@ -158,7 +158,7 @@ def is_local_origin(origin: str) -> bool:
 
 
 def is_own_host(host: str) -> bool:
-    """Whether a Host header (or an origin's host) can only mean this machine: an IP literal, or localhost."""
+    """Whether a Host header can only mean this machine: an IP literal, or localhost."""
     try:
         name = urlsplit(f"//{host}").hostname or ""
     except ValueError:
