@@ -7,26 +7,30 @@ unique names) are those its loader enforces, so what passes here is not refused 
 from __future__ import annotations
 
 import re
+from struct import Struct
 from typing import TYPE_CHECKING, BinaryIO
 
 from beastd.errors import BadModel
-from beastd.registry.cursor import Cursor
+from beastd.registry.cursor import MOST, Cursor
 from beastd.registry.ggml import TENSOR_TYPES
 from beastd.registry.header import Header, Tensor
 from beastd.registry.metadata import read_metadata
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
+    from beastd.registry.cursor import Resource
     from beastd.registry.header import Value
 
-MAX_TENSORS = 2**17
 MAX_TENSOR_NAME_BYTES = 63
 MAX_ALIGNMENT = 2**20
 MAX_SPLITS = 1000
 DEFAULT_ALIGNMENT = 32
 
-_LEAST_TENSOR_BYTES = 8 + 1 + 4 + 4 + 8
+_LEAST_TENSOR_BYTES = 8 + 1 + 4 + 8 + 4 + 8
+_REST_OF_TENSOR = {n_dims: Struct(f"<{n_dims}QIQ") for n_dims in range(1, 5)}
+"""Dimensions → the layout of a tensor's shape, type and offset."""
 _SPLIT_NAME = re.compile(r"(?P<stem>.*)-(?P<no>[0-9]{5})-of-(?P<n>[0-9]{5})\.gguf", re.DOTALL)
 
 
@@ -35,11 +39,17 @@ def read_header(path: Path) -> Header:
 
     Raises BadModel, also for a missing file or shard.
     """
-    shards = [_read(shard) for shard in shard_paths(path)]
+    return read_shards(shard_paths(path))
+
+
+def read_shards(paths: Sequence[Path]) -> Header:
+    """The header of a model whose files, whatever their names, are these, in order. Raises as ``read_header``."""
+    allowance = MOST.copy()
+    shards = [_read(path, allowance) for path in paths]
     first = shards[0]
     if len(shards) != first.n_splits:
         raise BadModel(
-            f"{path} is one of {first.n_splits} files of a split model; "
+            f"{paths[0]} is one of {first.n_splits} files of a split model; "
             f"keep their names as they were made: NAME-00001-of-{first.n_splits:05d}.gguf"
         )
     return first if len(shards) == 1 else _joined(shards)
@@ -59,23 +69,27 @@ def shard_paths(path: Path) -> list[Path]:
     return [path.with_name(f"{stem}-{i:05d}-of-{n:05d}.gguf") for i in range(1, n + 1)]
 
 
-def parse_header(stream: BinaryIO, size_bytes: int, what: str) -> Header:
-    """The header of one file of this size, read from its start. ``what`` names it in errors: BadModel alone."""
-    cursor = Cursor(stream, size_bytes, what)
+def parse_header(stream: BinaryIO, size_bytes: int, what: str, allowance: dict[Resource, int] | None = None) -> Header:
+    """The header of one file of this size, read from its start. ``what`` names it in errors: BadModel alone.
+
+    What reading it costs is taken from the allowance, by default a whole one.
+    """
+    cursor = Cursor(stream, size_bytes, what, MOST.copy() if allowance is None else allowance)
     version = _version(cursor)
     n_tensors, n_pairs = cursor.u64(), cursor.u64()
-    cursor.check_count("tensors", n_tensors, MAX_TENSORS, _LEAST_TENSOR_BYTES)
+    cursor.check_fit("tensors", n_tensors, _LEAST_TENSOR_BYTES)
+    cursor.spend("tensors", n_tensors)
     metadata = read_metadata(cursor, n_pairs)
     tensors = _tensors(cursor, n_tensors, _alignment(cursor, metadata))
     return Header(what, version, metadata, tensors, size_bytes)
 
 
-def _read(path: Path) -> Header:
+def _read(path: Path, allowance: dict[Resource, int]) -> Header:
     try:
         if not path.is_file():  # opening a pipe would wait for ever
             raise BadModel(f"{path} does not exist or is not a file; check the model's description")
         with path.open("rb") as stream:
-            return parse_header(stream, path.stat().st_size, str(path))
+            return parse_header(stream, path.stat().st_size, str(path), allowance)
     except OSError as e:
         raise BadModel(f"cannot read {path}: {e.strerror}") from e
 
@@ -88,7 +102,7 @@ def _joined(shards: list[Header]) -> Header:
     tensors = tuple(tensor for shard in shards for tensor in shard.tensors)
     if len({tensor.name for tensor in tensors}) < len(tensors):
         raise BadModel(f"{first.what}: two of the shards hold the same tensor; get the shards again")
-    if first.metadata.get("split.tensors.count", len(tensors)) != len(tensors):
+    if first.metadata.get("split.tensors.count") != len(tensors):
         raise BadModel(f"{first.what}: the shards hold {len(tensors)} tensors, not as many as the first says")
     return Header(first.what, first.version, first.metadata, tensors, sum(shard.size_bytes for shard in shards))
 
@@ -106,9 +120,8 @@ def _version(cursor: Cursor) -> int:
 
 def _alignment(cursor: Cursor, metadata: dict[str, Value]) -> int:
     value = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
-    is_power = isinstance(value, int) and 0 < value <= MAX_ALIGNMENT and value & (value - 1) == 0
-    if not is_power or not isinstance(value, int) or isinstance(value, bool):
-        raise cursor.broken(f"general.alignment is {str(value)[:40]}, not a power of two up to {MAX_ALIGNMENT}")
+    if not isinstance(value, int) or not 0 < value <= MAX_ALIGNMENT or value & (value - 1):
+        raise cursor.broken(f"general.alignment is {value}, not a power of two up to {MAX_ALIGNMENT}")
     return value
 
 
@@ -132,12 +145,12 @@ def _tensors(cursor: Cursor, n: int, alignment: int) -> tuple[Tensor, ...]:
 def _tensor(cursor: Cursor) -> tuple[Tensor, int]:
     name = cursor.text(MAX_TENSOR_NAME_BYTES, "a tensor's name")
     n_dims = cursor.u32()
-    if not name or not 1 <= n_dims <= 4:
+    if not name or n_dims not in _REST_OF_TENSOR:
         raise cursor.broken(f"tensor '{name}' has no name or {n_dims} dimensions")
-    shape = tuple(cursor.u64() for _ in range(n_dims))
-    kind, offset = TENSOR_TYPES.get(cursor.u32()), cursor.u64()
+    *dims, type_number, offset = cursor.unpack(_REST_OF_TENSOR[n_dims])
+    shape, kind = tuple(dims), TENSOR_TYPES.get(type_number)
     if kind is None:
-        raise cursor.broken(f"tensor '{name}' has a type that this llama.cpp does not know")
+        raise cursor.broken(f"tensor '{name}' has type {type_number}, which this llama.cpp does not know")
     tensor = Tensor(name, shape, kind)
     if min(shape) < 1 or shape[0] % kind.n_block or tensor.n_bytes > cursor.size_bytes:
         raise cursor.broken(f"tensor '{name}' can not have the shape {shape} in {kind.name}")

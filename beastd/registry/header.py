@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 MAX_LAYERS = 512
 """llama.cpp's own (``LLAMA_MAX_LAYERS``)."""
 MAX_COUNT = 2**31 - 1
+
+_ARCHITECTURE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+"""What a name in ``llama-arch.cpp`` is made of, so that keys and messages built from it stay short and plain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +72,12 @@ class Header:
     @property
     def architecture(self) -> str:
         """``general.architecture``, such as "llama"."""
-        return self._word("general.architecture")
+        value = self.metadata.get("general.architecture")
+        if not isinstance(value, str) or not _ARCHITECTURE.fullmatch(value):
+            raise BadModel(
+                f"{self.what} does not say its general.architecture; it is no model file llama.cpp could run"
+            )
+        return value
 
     @property
     def is_adapter(self) -> bool:
@@ -179,11 +188,5 @@ class Header:
 
     def _as_count(self, key: str, value: Value) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_COUNT:
-            raise BadModel(f"{self.what}: {key} is {str(value)[:40]}, not a count up to {MAX_COUNT}")
-        return value
-
-    def _word(self, key: str) -> str:
-        value = self.metadata.get(key)
-        if not isinstance(value, str) or not value:
-            raise BadModel(f"{self.what} does not say its {key}; it is no model file llama.cpp could run")
+            raise BadModel(f"{self.what}: {key} is {repr(value)[:40]}, not a count up to {MAX_COUNT}")
         return value

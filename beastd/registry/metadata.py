@@ -11,16 +11,11 @@ if TYPE_CHECKING:
     from beastd.registry.cursor import Cursor
     from beastd.registry.header import Value
 
-MAX_PAIRS = 2**14
 MAX_KEY_BYTES = 2**16 - 1
 MAX_STRING_BYTES = 2**20
 """A longer one is counted, not kept."""
 MAX_ELEMENTS = 1024
 """An array with more is counted, not kept."""
-MAX_KEPT_BYTES = 2**25
-"""Keys and kept strings together."""
-MAX_STRINGS = 2**23
-"""Strings in all arrays together; the largest vocabularies have a million with their merges."""
 
 _BOOL, _STRING = 7, 8
 _SCALARS = {
@@ -38,79 +33,89 @@ _SCALARS = {
 }
 _ARRAY = 9
 _LEAST_PAIR_BYTES = 8 + 1 + 4 + 1
+_LEAST_STRING_BYTES = 8
+
+_TYPES = {
+    "adapter.alora.invocation_tokens": "array of u32",
+    "adapter.lora.alpha": "f32",
+    "adapter.type": "string",
+    "general.alignment": "u32",
+    "general.architecture": "string",
+    "general.file_type": "u32",
+    "general.type": "string",
+    "split.count": "u16",
+    "split.no": "u16",
+    "split.tensors.count": "i32",
+    "tokenizer.ggml.tokens": "array of string",
+}
+"""Keys that llama.cpp reads as one type alone. In adapters and shards it asserts it: another would end the worker."""
 
 
 def read_metadata(cursor: Cursor, n_pairs: int) -> dict[str, Value]:
     """The pairs at the cursor. Raises BadModel."""
-    cursor.check_count("metadata entries", n_pairs, MAX_PAIRS, _LEAST_PAIR_BYTES)
-    return _Reader(cursor).pairs(n_pairs)
+    cursor.check_fit("metadata entries", n_pairs, _LEAST_PAIR_BYTES)
+    cursor.spend("metadata entries", n_pairs)
+    found: dict[str, Value] = {}
+    for _ in range(n_pairs):
+        key = cursor.text(MAX_KEY_BYTES, "a metadata key")
+        if not key or key in found:
+            raise cursor.broken(f"metadata key '{key[:80]}' is empty or given twice")
+        cursor.spend("kept text bytes", len(key))
+        found[key] = _value(cursor, key)
+    return found
 
 
-class _Reader:
-    """Keeps count of what is kept and walked."""
+def _value(cursor: Cursor, key: str) -> Value:
+    kind = cursor.u32()
+    if kind == _ARRAY:
+        return _array(cursor, key, cursor.u32(), cursor.u64())
+    if kind != _STRING and kind not in _SCALARS:
+        raise cursor.broken(f"metadata '{key[:80]}' has type {kind}, which GGUF does not have")
+    _check_type(cursor, key, _name(kind))
+    return _string(cursor) if kind == _STRING else _scalar(cursor, key, kind)
 
-    def __init__(self, cursor: Cursor) -> None:
-        self._cursor = cursor
-        self._n_kept_bytes = 0
-        self._n_strings = 0
 
-    def pairs(self, n: int) -> dict[str, Value]:
-        found: dict[str, Value] = {}
-        for _ in range(n):
-            key = self._cursor.text(MAX_KEY_BYTES, "a metadata key")
-            if not key or key in found:
-                raise self._cursor.broken(f"metadata key '{key[:80]}' is empty or given twice")
-            self._keep(len(key))
-            found[key] = self._value(key, self._cursor.u32())
-        return found
+def _array(cursor: Cursor, key: str, kind: int, n: int) -> Value:
+    what = f"elements of metadata '{key[:80]}'"
+    if kind != _STRING and kind not in _SCALARS:
+        raise cursor.broken(f"{what} have type {kind}, which llama.cpp does not read in arrays")
+    _check_type(cursor, key, f"array of {_name(kind)}")
+    n_bytes = _LEAST_STRING_BYTES if kind == _STRING else _SCALARS[kind][1].size
+    cursor.check_fit(what, n, n_bytes)
+    if n <= MAX_ELEMENTS:
+        cursor.spend("kept elements", n)
+        return [_string(cursor) if kind == _STRING else _scalar(cursor, key, kind) for _ in range(n)]
+    if kind == _STRING:
+        cursor.spend("strings", n)
+        cursor.skip_strings(n)
+    else:
+        cursor.skip(n * n_bytes)
+    return Omitted(_name(kind), n)
 
-    def _value(self, key: str, kind: int) -> Value:
-        if kind == _STRING:
-            return self._string()
-        if kind == _ARRAY:
-            return self._array(key, self._cursor.u32(), self._cursor.u64())
-        if kind not in _SCALARS:
-            raise self._cursor.broken(f"metadata '{key[:80]}' has type {kind}, which GGUF does not have")
-        return self._scalar(kind)
 
-    def _array(self, key: str, kind: int, n: int) -> Value:
-        what = f"elements of metadata '{key[:80]}'"
-        if kind == _STRING:
-            self._n_strings += n
-            self._cursor.check_count(what, n, MAX_STRINGS - self._n_strings + n, 8)
-            return self._strings(n)
-        if kind not in _SCALARS:
-            raise self._cursor.broken(f"{what} have type {kind}, which llama.cpp does not read in arrays")
-        n_bytes = _SCALARS[kind][1].size
-        self._cursor.check_count(what, n, self._cursor.n_left, n_bytes)
-        if n <= MAX_ELEMENTS:
-            return [self._scalar(kind) for _ in range(n)]
-        self._cursor.skip(n * n_bytes)
-        return Omitted(_SCALARS[kind][0], n)
+def _check_type(cursor: Cursor, key: str, found: str) -> None:
+    wanted = _TYPES.get(key, found)
+    if found != wanted:
+        raise cursor.broken(f"metadata '{key}' is of type {found}; llama.cpp reads it as {wanted} only")
 
-    def _strings(self, n: int) -> list[str | Omitted] | Omitted:
-        if n <= MAX_ELEMENTS:
-            return [self._string() for _ in range(n)]
-        self._cursor.skip_strings(n)
-        return Omitted("string", n)
 
-    def _string(self) -> str | Omitted:
-        n_bytes = self._cursor.u64()
-        if n_bytes > MAX_STRING_BYTES:
-            self._cursor.skip(n_bytes)
-            return Omitted("byte", n_bytes)
-        self._keep(n_bytes)
-        return self._cursor.take(n_bytes).decode(errors="replace")
+def _name(kind: int) -> str:
+    return "string" if kind == _STRING else _SCALARS[kind][0]
 
-    def _scalar(self, kind: int) -> int | float | bool:
-        value: int | float = self._cursor.unpack(_SCALARS[kind][1])
-        if kind != _BOOL:
-            return value
-        if value > 1:
-            raise self._cursor.broken(f"a yes-or-no value is {value}")
-        return bool(value)
 
-    def _keep(self, n_bytes: int) -> None:
-        self._n_kept_bytes += n_bytes
-        if self._n_kept_bytes > MAX_KEPT_BYTES:
-            raise self._cursor.broken(f"more than {MAX_KEPT_BYTES} bytes of metadata text")
+def _string(cursor: Cursor) -> str | Omitted:
+    n_bytes = cursor.u64()
+    if n_bytes > MAX_STRING_BYTES:
+        cursor.skip(n_bytes)
+        return Omitted("byte", n_bytes)
+    cursor.spend("kept text bytes", n_bytes)
+    return cursor.take(n_bytes).decode(errors="replace")
+
+
+def _scalar(cursor: Cursor, key: str, kind: int) -> int | float | bool:
+    value: int | float = cursor.unpack(_SCALARS[kind][1])[0]
+    if kind != _BOOL:
+        return value
+    if value > 1:
+        raise cursor.broken(f"metadata '{key[:80]}' is yes or no, but has the value {value}")
+    return bool(value)
