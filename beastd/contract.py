@@ -12,7 +12,14 @@ import msgspec
 from msgspec import Meta, Struct
 
 Probability = Annotated[float, Meta(ge=0.0, le=1.0)]
-NonNegative = Annotated[float, Meta(ge=0.0)]
+Strength = Annotated[float, Meta(ge=0.0, le=1000.0)]
+"""Far above all sense, and so far below the largest float that no sum or product of settings and logits overflows."""
+SignedStrength = Annotated[float, Meta(ge=-1000.0, le=1000.0)]
+Bias = Annotated[float, Meta(ge=-1e6, le=1e6)]
+ShortText = Annotated[str, Meta(max_length=1024)]
+
+MOST_TOKENS = 2**31 - 1
+"""llama.cpp counts tokens in 32 bits."""
 
 
 class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -21,20 +28,20 @@ class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
     Meanings and units are llama.cpp's (``common/common.h: common_params_sampling``). Token counts are tokens.
     """
 
-    num_ctx: Annotated[int, Meta(ge=1)] | None = None
+    num_ctx: Annotated[int, Meta(ge=1, le=MOST_TOKENS)] | None = None
     """Tokens of context this request needs (prompt and answer)."""
-    num_predict: Annotated[int, Meta(ge=-2)] | None = None
+    num_predict: Annotated[int, Meta(ge=-2, le=MOST_TOKENS)] | None = None
     """Most tokens to generate; -1 (or -2, Ollama's "fill") means up to the context's end."""
-    seed: int | None = None
+    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
     """-1 draws one at random."""
-    stop: list[str] | str | None = None
+    stop: Annotated[list[ShortText], Meta(max_length=64)] | ShortText | None = None
     """Text that ends the answer, and is not part of it; one or several."""
     ignore_eos: bool | None = None
     """Go on where the model would end its answer."""
 
-    temperature: NonNegative | None = None
+    temperature: Strength | None = None
     """0 is greedy."""
-    top_k: Annotated[int, Meta(ge=0)] | None = None
+    top_k: Annotated[int, Meta(ge=0, le=MOST_TOKENS)] | None = None
     """0 keeps the whole vocabulary."""
     top_p: Probability | None = None
     """Only the likeliest tokens that together hold this probability; 1 is off."""
@@ -43,24 +50,24 @@ class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
     typical_p: Probability | None = None
     """Locally typical sampling (arXiv 2202.00666); 1 is off."""
 
-    repeat_last_n: Annotated[int, Meta(ge=-1)] | None = None
+    repeat_last_n: Annotated[int, Meta(ge=-1, le=MOST_TOKENS)] | None = None
     """Window of the penalties; 0 switches them off, -1 is the whole context."""
-    repeat_penalty: Annotated[float, Meta(gt=0.0)] | None = None
+    repeat_penalty: Annotated[float, Meta(ge=0.001, le=1000.0)] | None = None
     """Divides (or multiplies, where negative) the logits of tokens in the window; 1 is off."""
-    presence_penalty: float | None = None
+    presence_penalty: SignedStrength | None = None
     """Taken once from the logit of each token in the window."""
-    frequency_penalty: float | None = None
+    frequency_penalty: SignedStrength | None = None
     """Taken from the logit once for each time the token is in the window."""
 
-    dry_multiplier: NonNegative | None = None
+    dry_multiplier: Strength | None = None
     """0 switches DRY off."""
-    dry_base: Annotated[float, Meta(ge=1.0)] | None = None
+    dry_base: Annotated[float, Meta(ge=1.0, le=1000.0)] | None = None
     """DRY's penalty is multiplier × base^(length − allowed length) for a token that prolongs a repetition."""
-    dry_allowed_length: Annotated[int, Meta(ge=1)] | None = None
+    dry_allowed_length: Annotated[int, Meta(ge=1, le=MOST_TOKENS)] | None = None
     """The longest repetition DRY leaves alone, in tokens."""
-    dry_penalty_last_n: Annotated[int, Meta(ge=-1)] | None = None
+    dry_penalty_last_n: Annotated[int, Meta(ge=-1, le=MOST_TOKENS)] | None = None
     """Tokens DRY looks back over; -1 is all."""
-    dry_sequence_breakers: list[str] | None = None
+    dry_sequence_breakers: Annotated[list[ShortText], Meta(max_length=64)] | None = None
     """Texts a repetition cannot reach across."""
     xtc_probability: Probability | None = None
     """Chance at each token to drop all but the last of the tokens above the threshold; 0 is off."""
@@ -68,12 +75,16 @@ class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
     """Probability from which XTC drops; above 0.5 it never does."""
     mirostat: Literal[0, 2] | None = None
     """2: Mirostat 2.0 (arXiv 2007.14966) in place of top-k, top-p and their kin; 0 is off."""
-    mirostat_tau: NonNegative | None = None
+    mirostat_tau: Strength | None = None
     """Surprise Mirostat aims at, in bits a token."""
-    mirostat_eta: NonNegative | None = None
+    mirostat_eta: Strength | None = None
     """Mirostat's learning rate."""
-    logit_bias: dict[str, float] | None = None
+    logit_bias: Annotated[dict[ShortText, Bias], Meta(max_length=4096)] | None = None
     """Token id (or a text that is exactly one token) → value added to its logit."""
+
+
+MOST_MESSAGES = 10_000
+"""A chat template is run over all of them, several times when the oldest must go."""
 
 
 class Message(Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -85,7 +96,7 @@ class Message(Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=Tr
     """The thoughts before the content, where the model's template takes them."""
     images: list[str] | None = None
     """Refused so far."""
-    tool_calls: list[dict[str, Any]] | None = None
+    tool_calls: Annotated[list[dict[str, Any]], Meta(max_length=256)] | None = None
     """Calls an assistant's message made, as its template expects them."""
     tool_name: str | None = None
     """For role tool: the tool that answers."""
@@ -139,7 +150,7 @@ class GenerateRequest(AnswerRequest, kw_only=True, forbid_unknown_fields=True):
 class ChatRequest(AnswerRequest, kw_only=True, forbid_unknown_fields=True):
     """POST /api/chat. No messages: load or unload, as with generate."""
 
-    messages: list[Message] | None = None
+    messages: Annotated[list[Message], Meta(max_length=MOST_MESSAGES)] | None = None
     """The chat so far, oldest first; a last message of the assistant is continued."""
     tools: list[dict[str, Any]] | None = None
     """Refused so far."""

@@ -8,7 +8,7 @@ from typing import TypeVar
 import msgspec
 from aiohttp import web
 
-from beastd.errors import BadRequest
+from beastd.errors import BadRequest, TooLarge
 
 MAX_BODY_BYTES = 16 * 2**20
 
@@ -22,7 +22,7 @@ _HINTS = {
 """Options other servers take with a request, and why Beast does not."""
 
 _UNKNOWN = re.compile(r"Object contains unknown field `(.+?)`(?: - at `\$\.?(.*)`)?", re.DOTALL)
-_PLACE = re.compile(r" - at `\$\.?(.*)`$", re.DOTALL)
+_PLACE = re.compile(r" - at (`key` in )?`\$\.?(.*)`$", re.DOTALL)
 
 T = TypeVar("T")
 
@@ -30,9 +30,12 @@ T = TypeVar("T")
 async def body(request: web.Request, kind: type[T]) -> T:
     """The request's JSON body as ``kind``; an empty body is an empty object.
 
-    Raises ``BadRequest`` naming the unknown field, wrong type or value.
+    Raises ``BadRequest`` naming the unknown field, wrong type or value, ``TooLarge`` for more than the server takes.
     """
-    data = await request.read()
+    try:
+        data = await request.read()
+    except web.HTTPRequestEntityTooLarge as error:
+        raise TooLarge(f"the request's body is larger than {request.client_max_size} bytes; send less") from error
     try:
         return msgspec.json.decode(data or b"{}", type=kind)
     except msgspec.ValidationError as error:
@@ -47,5 +50,5 @@ def _explain(message: str) -> str:
         hint = f": {_HINTS[name]}" if name in _HINTS else "; remove it, or check its spelling"
         return f"unknown {'option' if place == 'options' else 'field'} '{name}'{hint}"
     if found := _PLACE.search(message):
-        return f"{found[1] or 'body'}: {message[: found.start()]}"
+        return f"{'a key of ' if found[1] else ''}{found[2] or 'body'}: {message[: found.start()]}"
     return message

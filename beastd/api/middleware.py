@@ -1,4 +1,4 @@
-"""Around every handler: who may ask over TCP, errors as JSON, one log line a request."""
+"""Around every handler: who may ask over TCP and read the answer, errors as JSON, one log line a request."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
 from beastd.contract import Final
-from beastd.errors import BadRequest, BeastError, Forbidden
+from beastd.errors import BeastError, Cancelled, Forbidden
 from beastd.log import log_request
 
-_LOCAL_NAMES = ("localhost",)
 _log = logging.getLogger(__name__)
 
 
@@ -39,24 +38,38 @@ def error_response(error: BeastError) -> web.Response:
     )
 
 
+def note_error(request: web.Request, error: Exception) -> BeastError:
+    """The error as the client and the log line have it; one that is not Beast's own is a bug, and logged in full."""
+    if not isinstance(error, BeastError):
+        _log.error("unexpected error in %s %s", request.method, request.path, exc_info=error)
+        error = BeastError("Beast has a bug: the error is in the daemon's log; please report it")
+    request["error"] = error
+    return error
+
+
+async def on_prepare(request: web.Request, response: web.StreamResponse) -> None:
+    """For ``on_response_prepare``: note that the answer begins; a page that may ask may read it, errors too."""
+    request["begun"] = response
+    if origin := request.get("origin"):
+        response.headers.update(_cors(origin))
+
+
 @web.middleware
 async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn every error raised before the answer began into its JSON form."""
+    """Turn every error raised before the answer began into its JSON form; a later one breaks the connection off."""
     try:
         return await handler(request)
-    except BeastError as error:
-        request["error"] = error
-        return error_response(error)
-    except web.HTTPRequestEntityTooLarge as error:
-        return error_response(BadRequest(f"the request's body is too large: {error.text}"))
     except web.HTTPException as error:
         text = f"{request.method} {request.path}: {error.reason.lower()}"
         return web.json_response({"error": text, "code": "http"}, status=error.status, headers=_allow(error))
-    except Exception:
-        _log.exception("unexpected error in %s %s", request.method, request.path)
-        wrong = BeastError("Beast has a bug: the error is in the daemon's log; please report it")
-        request["error"] = wrong
-        return error_response(wrong)
+    except Exception as error:
+        begun: web.StreamResponse | None = request.get("begun")
+        if begun is None:
+            return error_response(note_error(request, error))
+        note_error(request, Cancelled("the client left") if isinstance(error, ConnectionError) else error)
+        if request.transport:  # so that nobody takes what came for the whole answer
+            request.transport.abort()
+        return begun
 
 
 def _allow(error: web.HTTPException) -> dict[str, str]:
@@ -116,7 +129,7 @@ def guard(origins: Iterable[str]) -> Middleware:
 
     @web.middleware
     async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if not _is_tcp(request):
+        if not is_tcp(request):
             return await handler(request)
         if not is_own_host(request.headers.get(hdrs.HOST, "")):
             raise Forbidden(
@@ -127,15 +140,14 @@ def guard(origins: Iterable[str]) -> Middleware:
             return await handler(request)
         if origin not in extra and not is_local_origin(origin):
             raise Forbidden(f"Origin {origin!r} may not use this daemon; allow it with origins in config.yaml")
-        response = web.Response(status=204) if request.method == hdrs.METH_OPTIONS else await handler(request)
-        if not response.prepared:
-            response.headers.update(_cors(origin))
-        return response
+        request["origin"] = origin
+        return web.Response(status=204) if request.method == hdrs.METH_OPTIONS else await handler(request)
 
     return guarded
 
 
-def _is_tcp(request: web.Request) -> bool:
+def is_tcp(request: web.Request) -> bool:
+    """Whether a request came over TCP; the Unix socket's clients are this machine's users."""
     return request.transport is not None and isinstance(request.transport.get_extra_info("sockname"), tuple)
 
 
@@ -150,23 +162,31 @@ def _cors(origin: str) -> dict[str, str]:
 
 def is_local_origin(origin: str) -> bool:
     """Whether a page's origin is this machine: unlike for a Host, any other address is a foreign page."""
-    try:
-        name = urlsplit(origin).hostname or ""
-        return name in _LOCAL_NAMES or name.endswith(".localhost") or ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
+    name = _host_name(origin)
+    address = _address(name)
+    return _is_localhost(name) or (address is not None and address.is_loopback)
 
 
 def is_own_host(host: str) -> bool:
     """Whether a Host header can only mean this machine: an IP literal, or localhost."""
+    name = _host_name(f"//{host}")
+    return _is_localhost(name) or _address(name) is not None
+
+
+def _host_name(url: str) -> str:
+    """The host in a URL, empty if it has none."""
     try:
-        name = urlsplit(f"//{host}").hostname or ""
+        return urlsplit(url).hostname or ""
     except ValueError:
-        return False
-    if name in _LOCAL_NAMES or name.endswith(".localhost"):
-        return True
+        return ""
+
+
+def _is_localhost(name: str) -> bool:
+    return name == "localhost" or name.endswith(".localhost")
+
+
+def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        ipaddress.ip_address(name)
+        return ipaddress.ip_address(name)
     except ValueError:
-        return False
-    return True
+        return None

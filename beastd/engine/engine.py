@@ -16,6 +16,9 @@ from beastd.engine.scheduler import Chunk, Scheduler
 from beastd.engine.sequence import Sequence
 from beastd.errors import BeastError, EngineFailed
 
+INTAKE_NS = 20_000_000
+"""A step takes no further request after so long: rendering and tokenizing their prompts stalls every stream."""
+
 
 class Engine:
     """Runs the sequences of one base model. One thread, no locks."""
@@ -28,6 +31,8 @@ class Engine:
         self._scheduler = scheduler
         self._inbox = inbox
         self._outbox = outbox
+        self._arrived: dict[int, ipc.Submit] = {}
+        """Requests that are not sequences yet, oldest first."""
         self._live: dict[int, Sequence] = {}
 
     def run(self) -> None:
@@ -38,6 +43,7 @@ class Engine:
     def step(self) -> None:
         """Take what has arrived, then compute one batch. Blocks when there is nothing to compute."""
         self._drain()
+        self._take_in()
         now_ns = time.monotonic_ns()
         for sequence in self._scheduler.admit(now_ns):
             self._begin(sequence, now_ns)
@@ -49,30 +55,34 @@ class Engine:
     # --- requests in ---
 
     def _drain(self) -> None:
-        if self._scheduler.is_idle:
+        if self._scheduler.is_idle and not self._arrived:
             self._outbox.flush(time.monotonic_ns())
-            self._take(self._inbox.get())
+            self._hear(self._inbox.get())
         while not self._inbox.empty():
-            self._take(self._inbox.get_nowait())
+            self._hear(self._inbox.get_nowait())
 
-    def _take(self, message: ipc.ToWorker) -> None:
+    def _hear(self, message: ipc.ToWorker) -> None:
         if isinstance(message, ipc.Submit):
-            self._submit(message)
-        elif isinstance(message, ipc.Cancel) and (sequence := self._live.get(message.id)):
-            self._drop(sequence)
-            self._outbox.forget(message.id)
+            self._arrived[message.id] = message
+        elif isinstance(message, ipc.Cancel):
+            self._arrived.pop(message.id, None)
+            if sequence := self._live.get(message.id):
+                self._drop(sequence)
+                self._outbox.forget(message.id)
+
+    def _take_in(self) -> None:
+        """Make sequences of the requests that have arrived: at least one, the others as time allows."""
+        start_ns = time.monotonic_ns()
+        while self._arrived:
+            self._submit(self._arrived.pop(next(iter(self._arrived))))
+            if time.monotonic_ns() - start_ns >= INTAKE_NS:
+                break
 
     def _submit(self, submit: ipc.Submit) -> None:
         try:
             sequence = self._intake.sequence(submit)
-        except BeastError as error:
-            self._outbox.end(submit.id, ipc.Failure(error.code, error.message))
-            return
-        except Exception:  # one request's odd input must not end its neighbours
-            traceback.print_exc()
-            self._outbox.end(
-                submit.id, ipc.Failure("internal", "Beast could not take this request: a bug; see the worker's log")
-            )
+        except Exception as error:  # one request's odd input must not end its neighbours
+            self._outbox.end(submit.id, _failure(error))
             return
         self._live[submit.id] = sequence
         self._scheduler.add(sequence)
@@ -92,7 +102,7 @@ class Engine:
         try:
             self._llama.use_adapters(chunks[0].sequence.adapters)
             logits = self._llama.decode(chunks)
-        except (BeastError, DecodeError) as error:
+        except Exception as error:  # a request that ends with an error is better than all that end with the process
             self._fail(chunks, error)
             return
         now_ns = time.monotonic_ns()
@@ -103,7 +113,14 @@ class Engine:
             assert chunk.sequence.slot is not None
             chunk.sequence.slot.tokens += chunk.tokens
             if chunk.wants_logits:
-                self._advance(chunk.sequence, next(rows), now_ns)
+                self._try_advance(chunk.sequence, next(rows), now_ns)
+
+    def _try_advance(self, sequence: Sequence, logits: FloatArray, now_ns: int) -> None:
+        try:
+            self._advance(sequence, logits, now_ns)
+        except Exception as error:  # its neighbours in the step have no part in it
+            self._outbox.end(sequence.id, _failure(error))
+            self._drop(sequence)
 
     def _advance(self, sequence: Sequence, logits: FloatArray, now_ns: int) -> None:
         """Sample the sequence's next token, unless the answer has all it may have."""
@@ -113,12 +130,7 @@ class Engine:
         if sequence.is_full:
             self._end(sequence, "length")
             return
-        try:
-            sampled = sequence.sampler.sample(logits, sequence.top_logprobs)
-        except BeastError as error:
-            self._outbox.end(sequence.id, ipc.Failure(error.code, error.message))
-            self._drop(sequence)
-            return
+        sampled = sequence.sampler.sample(logits, sequence.top_logprobs)
         if sampled.token in sequence.ends:
             self._end(sequence, "stop")
         else:
@@ -151,15 +163,14 @@ class Engine:
         self._outbox.end(sequence.id, sequence.final(reason))
         self._drop(sequence)
 
-    def _fail(self, chunks: list[Chunk], error: BeastError | DecodeError) -> None:
+    def _fail(self, chunks: list[Chunk], error: Exception) -> None:
         """The step came to nothing: its sequences end, and what their slots hold is not to be trusted."""
-        if isinstance(error, DecodeError):
-            error = EngineFailed(f"llama.cpp failed to compute a step ({error}); ask again")
+        failure = _failure(error)
         for sequence in {id(chunk.sequence): chunk.sequence for chunk in chunks}.values():
             assert sequence.slot is not None
             sequence.slot.tokens.clear()
             self._llama.forget(sequence.slot.index, 0)
-            self._outbox.end(sequence.id, ipc.Failure(error.code, error.message))
+            self._outbox.end(sequence.id, failure)
             self._drop(sequence)
 
     def _drop(self, sequence: Sequence) -> None:
@@ -176,3 +187,13 @@ class Engine:
     def _shown(self, token: int) -> tuple[str, list[int]]:
         piece = self._llama.piece(token)
         return piece.decode("utf-8", "replace"), list(piece)
+
+
+def _failure(error: Exception) -> ipc.Failure:
+    """What the client is told; an error that is not Beast's own is a bug, and logged in full."""
+    if isinstance(error, DecodeError):
+        error = EngineFailed(f"llama.cpp failed to compute a step ({error}); ask again")
+    if isinstance(error, BeastError):
+        return ipc.Failure(error.code, error.message)
+    traceback.print_exception(error)
+    return ipc.Failure("internal", "Beast failed at this request: a bug; see the worker's log")

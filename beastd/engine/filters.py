@@ -70,7 +70,8 @@ def largest(scores: Scores, k: int) -> Indices:
     n_columns = n // n_rows
     maxima = scores[: n_rows * n_columns].reshape(n_rows, n_columns).max(axis=0)
     top = np.partition(maxima, n_columns - k)[n_columns - k :]
-    check_best(top.max())
+    if top.max() != -math.inf:  # else only the remainder, which no row holds, may have something
+        check_best(top.max())
     return _largest_of(np.flatnonzero(scores >= top[0]), scores, k)
 
 

@@ -14,7 +14,7 @@ from beastd.engine.llama import Llama
 from beastd.engine.prompt import PLAIN_TEMPLATE, ChatTemplate, fit, opens_thinking
 from beastd.engine.sampler import Sampler
 from beastd.engine.sequence import Sequence
-from beastd.errors import BadRequest, ContextExceeded, Unsupported
+from beastd.errors import BadModel, BadRequest, ContextExceeded, Unsupported
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Intake:
 
     def __init__(self, llama: Llama, template: str | None) -> None:
         self._llama = llama
-        self.template = self._compile(template or llama.template or PLAIN_TEMPLATE)
+        self.template = self._compile(template or llama.template or PLAIN_TEMPLATE, BadModel)
         self._breakers: dict[tuple[str, ...], frozenset[int]] = {}
 
     def sequence(self, submit: ipc.Submit) -> Sequence:
@@ -70,7 +70,7 @@ class Intake:
             raise BadRequest(
                 f"context has token {unknown[0]}, but this model's tokens are 0 to {self._llama.n_vocab - 1}"
             )
-        template = self._compile(prompt.template) if prompt.template else self.template
+        template = self._compile(prompt.template, BadRequest) if prompt.template else self.template
         built = self._build(prompt, template, prompt.messages)
         n_tokens = len(built.tokens)
         if not n_tokens:
@@ -106,8 +106,9 @@ class Intake:
         tail = self._llama.tokenize(after, add_special=False, parse_special=False)
         return [marks[0], *head, marks[1], *tail, marks[2]]
 
-    def _compile(self, source: str) -> ChatTemplate:
-        return ChatTemplate(source, bos=self._llama.text(self._llama.bos), eos=self._llama.text(self._llama.eos))
+    def _compile(self, source: str, fault: type[BadModel] | type[BadRequest]) -> ChatTemplate:
+        bos, eos = self._llama.text(self._llama.bos), self._llama.text(self._llama.eos)
+        return ChatTemplate(source, bos=bos, eos=eos, fault=fault)
 
     # --- sampling ---
 

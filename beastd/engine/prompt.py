@@ -35,15 +35,20 @@ _THINKING = re.compile(r"\benable_thinking\b|<think>")
 class ChatTemplate:
     """A compiled chat template: Jinja as Hugging Face's ``apply_chat_template`` runs it, in our sandbox."""
 
-    def __init__(self, source: str, *, bos: str, eos: str) -> None:
-        """Compile; ``bos`` and ``eos`` are the texts of those tokens. Raises ``BadModel`` for a broken template."""
+    def __init__(self, source: str, *, bos: str, eos: str, fault: type[BadModel] | type[BadRequest] = BadModel) -> None:
+        """Compile; ``bos`` and ``eos`` are the texts of those tokens.
+
+        Raises ``fault`` for a broken template: ``BadModel`` where it is the model's, ``BadRequest`` where a request
+        brought it.
+        """
         if len(source) > MAX_SOURCE_CHARS:
-            raise BadModel(f"the chat template has {len(source)} characters; at most {MAX_SOURCE_CHARS} are taken")
+            raise fault(f"the chat template has {len(source)} characters; at most {MAX_SOURCE_CHARS} are taken")
         self.knows_thinking = _THINKING.search(source) is not None
         """The template mentions thinking: answers may begin with a thought."""
+        self._fault = fault
         self._tokens = {"bos_token": bos, "eos_token": eos}
         self._sandbox = Sandbox(Meter(_UNITS))
-        with _errors_of("compiled"):
+        with _errors_of("compiled", fault):
             self._template = self._sandbox.compile_metered(source)
 
     def render(
@@ -53,7 +58,7 @@ class ChatTemplate:
 
         It ends where the answer begins; a last message of the assistant is continued instead, as with llama-server's
         prefill. ``think`` None leaves thinking to the template; a word is the effort asked for. ``now`` is the time
-        for templates that write the date. Raises ``BadRequest`` if the template refuses the chat, ``BadModel`` if
+        for templates that write the date. Raises ``BadRequest`` if the template refuses the chat, its ``fault`` if
         it is broken or asks for more work than rendering may take.
         """
         variables = {"tools": None, **self._tokens, **_thinking(think), **_clock(now or datetime.now())}
@@ -78,7 +83,7 @@ class ChatTemplate:
         chat = [_as_dict(message) for message in messages]
         n_chars = sum(len(str(value)) for message in chat for value in message.values())
         self._sandbox.meter = Meter(_UNITS + _UNITS_PER_CHAR * n_chars)
-        with _errors_of("rendered"):
+        with _errors_of("rendered", self._fault):
             return self._template.render(messages=chat, add_generation_prompt=add_generation_prompt, **variables)
 
 
@@ -88,18 +93,17 @@ def opens_thinking(prompt: str) -> bool:
 
 
 @contextmanager
-def _errors_of(done: str) -> Iterator[None]:
+def _errors_of(done: str, fault: type[BadModel] | type[BadRequest]) -> Iterator[None]:
     """Translate whatever a template can raise: it is foreign code, so that is anything."""
     try:
         yield
     except Refusal as error:
         said = str(error)[:_MAX_DETAIL_CHARS]
-        raise BadRequest(f"the chat template of this model refuses these messages: {said}") from error
+        raise BadRequest(f"the chat template refuses these messages: {said}") from error
     except Exception as error:
         detail = str(error) if isinstance(error, LimitExceeded) else f"{type(error).__name__}: {error}"
-        raise BadModel(
-            f"the chat template cannot be {done}: {detail[:_MAX_DETAIL_CHARS]}; give the model another template"
-        ) from error
+        remedy = "give the model another template" if fault is BadModel else "mend the request's template"
+        raise fault(f"the chat template cannot be {done}: {detail[:_MAX_DETAIL_CHARS]}; {remedy}") from error
 
 
 def _thinking(think: bool | str | None) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import msgspec
 
 from beastd import ipc
-from beastd.errors import BadRequest, BeastError, from_code
+from beastd.errors import BadRequest, BeastError, TooLarge, from_code
 from beastd.fleet.inbox import Inbox
 
 
@@ -108,12 +108,15 @@ class Link:
     async def send(self, submit: ipc.Submit) -> None:
         """Hand a request over; waits while the worker is behind with reading. At most one frame is in flight so.
 
-        Raises BadRequest for a request too large for a frame. Does not raise when the worker is gone: then the
-        request's inbox fails.
+        Raises TooLarge for a request too large for a frame, BadRequest for one that nests too deeply. Does not raise
+        when the worker is gone: then the request's inbox fails.
         """
-        data = ipc.frame(submit)
+        try:
+            data = ipc.frame(submit)
+        except RecursionError as error:
+            raise BadRequest("The request nests too deeply; send a flatter one.") from error
         if len(data) > ipc.MAX_FRAME_BYTES:
-            raise BadRequest(f"The request takes {len(data)} bytes; send at most {ipc.MAX_FRAME_BYTES}.")
+            raise TooLarge(f"The request takes {len(data)} bytes; send at most {ipc.MAX_FRAME_BYTES}.")
         async with self._sending:
             try:
                 await self._writer.drain()

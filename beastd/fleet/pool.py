@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from beastd import ipc
-from beastd.errors import BeastError, ShuttingDown
+from beastd.errors import BeastError, LoadFailed, ShuttingDown
 from beastd.fleet.entry import Entry, Ticket
 from beastd.fleet.fleet import Fleet
 from beastd.fleet.lease import Lease
@@ -153,21 +153,34 @@ class Pool:
     async def _live(self, worker: Worker) -> None:
         """From start to end, reporting both, whatever happens."""
         key = worker.spec.key
-        started_at = self._clock()
         try:
-            ready = await worker.load(lambda fraction: self._tell_progress(key, fraction))
-        except BeastError as error:
+            ready = await self._load(worker)
+        except Exception as error:
             del self._lives[key]  # first: the fleet may start the next worker of this key at once
-            self._fleet.on_load_failed(key, error)
+            self._fleet.on_load_failed(key, _load_error(worker.spec, error))
         else:
-            life = self._lives[key]
-            life.ready, life.load_s = ready, self._clock() - started_at
             self._fleet.on_ready(key, ready.resident_bytes, ready.n_ctx)
             self._arm()
+            await self._serve(worker)
+        finally:
+            self._arm()
+
+    async def _load(self, worker: Worker) -> ipc.Ready:
+        key = worker.spec.key
+        started_at = self._clock()
+        ready = await worker.load(lambda fraction: self._tell_progress(key, fraction))
+        life = self._lives[key]
+        life.ready, life.load_s = ready, self._clock() - started_at
+        return ready
+
+    async def _serve(self, worker: Worker) -> None:
+        try:
             await worker.serve()
-            del self._lives[key]
-            (self._fleet.on_stopped if worker.is_stopping else self._fleet.on_died)(key)
-        self._arm()
+        except Exception:
+            _log.exception("unexpected error while %s answered", worker.spec.label)
+        finally:
+            del self._lives[worker.spec.key]
+            (self._fleet.on_stopped if worker.is_stopping else self._fleet.on_died)(worker.spec.key)
 
     def _tell_progress(self, key: str, fraction: float) -> None:
         for lease in self._leases.values():
@@ -215,6 +228,13 @@ class Pool:
             return entry.expires_at - self._clock()
         tickets = (*entry.waiters, *entry.leases)
         return max((self._leases[ticket].keep_alive_s for ticket in tickets), default=0.0)
+
+
+def _load_error(spec: WorkerSpec, error: Exception) -> BeastError:
+    if isinstance(error, BeastError):
+        return error
+    _log.error("unexpected error while loading %s", spec.label, exc_info=error)
+    return LoadFailed(f"{spec.label} failed to load: Beast has a bug, and the error is in the daemon's log")
 
 
 def _wall_time(from_now_s: float) -> datetime | None:

@@ -198,6 +198,12 @@ def test_more_context_than_the_model_has_is_refused(daemon: RunningDaemon) -> No
         ({"model": "cub", "prompt": "x", "options": {"logit_bias": {"99999": 1}}}, 400, ["99999"]),
         ({"model": "cub", "prompt": "x", "context": [1, 99999]}, 400, ["context", "99999", "8191"]),
         ({"model": "cub", "prompt": "x", "options": {"logit_bias": {"9" * 5000: 1}}}, 400, ["logit_bias"]),
+        ({"model": "cub", "prompt": "x", "template": "{% if"}, 400, ["template", "mend"]),
+        ({"model": "cub", "prompt": "x", "template": "{{ 1 / 0 }}"}, 400, ["template", "mend"]),
+        ({"model": "cub", "prompt": "x", "format": {"type": "string", "minLength": 10**12}}, 400, ["minLength"]),
+        ({"model": "cub", "prompt": "x", "format": {"type": "string", "pattern": "^a]$"}}, 400, ["pattern"]),
+        ({"model": "cub", "prompt": "x", "options": {"frequency_penalty": 1e308}}, 400, ["frequency_penalty"]),
+        ({"model": "cub", "prompt": "x", "options": {"stop": ["x"] * 65}}, 400, ["stop", "64"]),
         ({"model": "kub", "prompt": "x"}, 404, ["kub", "cub"]),
         ({"model": "cub@q9", "prompt": "x"}, 404, ["q9", "q4_k_m"]),
         ({"model": "cub+ninja", "prompt": "x"}, 404, ["ninja", "pirate"]),
@@ -216,6 +222,12 @@ def test_a_body_that_is_no_json_is_a_400(daemon: RunningDaemon) -> None:
     status, error = daemon.request("POST", "/api/chat", b"{not json")
     assert status == 400
     assert "JSON" in error["error"]
+
+
+def test_a_body_too_large_is_a_413(daemon: RunningDaemon) -> None:
+    status, error = daemon.request("POST", "/api/generate", b" " * (16 * 2**20 + 1))
+    assert status == 413
+    assert error["code"] == "too_large"
 
 
 def test_unknown_paths_and_methods_answer_in_json(daemon: RunningDaemon) -> None:
@@ -292,6 +304,27 @@ def test_tcp_refuses_foreign_hosts_and_origins(
         response = connection.getresponse()
         response.read()
     assert response.status == status
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({"model": "cub@q2_k", "prompt": "Hi", "options": GREEDY}, 200),
+        ({"model": "cub@q2_k", "prompt": "Hi", "options": GREEDY, "stream": False}, 200),
+        ({"model": "kub", "prompt": "Hi"}, 404),
+    ],
+    ids=["streamed", "whole", "error"],
+)
+def test_a_page_of_an_admitted_origin_may_read_answers_and_errors(
+    start_daemon: StartDaemon, free_port: int, body: dict[str, Any], status: int
+) -> None:
+    start_daemon("--tcp", f"127.0.0.1:{free_port}", BEAST_ORIGINS="https://app.example")
+    with closing(http.client.HTTPConnection("127.0.0.1", free_port, timeout=60)) as connection:
+        connection.request("POST", "/api/generate", json.dumps(body), {"Origin": "https://app.example"})
+        response = connection.getresponse()
+        response.read()
+    assert response.status == status
+    assert response.headers["Access-Control-Allow-Origin"] == "https://app.example"
 
 
 def test_tcp_is_off_unless_asked_for(daemon: RunningDaemon) -> None:

@@ -57,6 +57,13 @@ def test_top_k_gives_ids_with_their_logits(logits: np.ndarray, k: int) -> None:
     assert kept.logits.tolist() == [float(logits[i]) for i in ranked(logits)[:k]]
 
 
+def test_largest_where_only_the_remainder_has_something() -> None:
+    """A token that no block row holds may be the only one left."""
+    logits = np.full(23, -np.inf, dtype=np.float32)
+    logits[-1] = -2.5
+    assert filters.largest(logits, 1).tolist() == [22]
+
+
 def test_largest_at_a_size_no_rows_divide() -> None:
     """The remainder that no block row holds is looked at, too."""
     logits = np.zeros(151_937, np.float32)

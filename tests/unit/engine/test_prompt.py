@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beastd.contract import Message
-from beastd.engine.prompt import PLAIN_TEMPLATE, ChatTemplate, fit, opens_thinking
-from beastd.errors import BadRequest, ContextExceeded
+from beastd.engine.prompt import MAX_SOURCE_CHARS, PLAIN_TEMPLATE, ChatTemplate, fit, opens_thinking
+from beastd.errors import BadModel, BadRequest, ContextExceeded
 
 CHATML = """{%- for m in messages %}
     {{- '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}
@@ -232,3 +232,24 @@ def test_fit_of_an_assistants_opening() -> None:
     """What comes before the first user's message goes with no turn but its own."""
     messages = [Message(role="assistant", content="Welcome!"), *chat("Hi")]
     assert fit(messages, 5, size) == (messages[1:], 1)
+
+
+# --- whose fault a broken template is ---
+
+
+@pytest.mark.parametrize("source", ["{% if", "{{ 1 / 0 }}", "{% for i in range(99999) %}{{ 'x' * 9999 }}{% endfor %}"])
+def test_a_broken_template_is_the_fault_of_who_brought_it(source: str) -> None:
+    """The model's, unless the request has one of its own; compiled or rendered."""
+
+    def run(fault: type[BadModel] | type[BadRequest]) -> str:
+        return ChatTemplate(source, bos="", eos="", fault=fault).render(chat("Hi"))
+
+    with pytest.raises(BadModel, match="give the model another template"):
+        run(BadModel)
+    with pytest.raises(BadRequest, match="mend the request's template"):
+        run(BadRequest)
+
+
+def test_a_template_too_long_is_the_fault_of_who_brought_it() -> None:
+    with pytest.raises(BadRequest, match="characters"):
+        ChatTemplate("x" * (MAX_SOURCE_CHARS + 1), bos="", eos="", fault=BadRequest)

@@ -33,7 +33,7 @@ def make_spec(name: str = "cub", *, gb: int = 1, n_ctx: int = 4096, n_parallel: 
     )
     fields = {field: getattr(empty, field) for field in empty.__struct_fields__}
     shape = ModelShape(**(fields | {"weights_bytes": gb * GB - memory.need_bytes(empty, settings)}))
-    return WorkerSpec(name, name, "q8_0", f"/models/{name}.gguf", None, shape, settings)
+    return WorkerSpec(name, name, "q8_0", (f"/models/{name}.gguf",), None, shape, settings)
 
 
 class Notebook:

@@ -6,14 +6,15 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 
 from beastd import ipc
 from beastd.contract import Final
-from beastd.errors import BadModel, BadRequest, WorkerDied
+from beastd.errors import BadModel, BadRequest, TooLarge, WorkerDied
 from beastd.fleet.link import Link, LinkBroken, LinkClosed, LinkStalled
 
-LOAD = ipc.Load(path="/models/cub.gguf", settings=ipc.LoadSettings())
+LOAD = ipc.Load(paths=["/models/cub.gguf"], label="cub", settings=ipc.LoadSettings())
 READY = ipc.Ready(n_ctx=4096, n_parallel=4, n_threads=2, resident_bytes=1)
 SUBMIT = ipc.Submit(id=0, prompt=ipc.Prompt(raw="hello"), sampling=ipc.Sampling())
 
@@ -132,8 +133,20 @@ async def test_a_request_too_large_for_a_frame_is_refused(ends: Ends, monkeypatc
     """Before a byte of it is sent."""
     link, engine = ends
     monkeypatch.setattr(ipc, "MAX_FRAME_BYTES", 100)
-    with pytest.raises(BadRequest, match="at most 100"):
+    with pytest.raises(TooLarge, match="at most 100"):
         await link.send(SUBMIT)
+    link.abort()
+    assert await engine.hear_all() == []
+
+
+async def test_a_request_that_nests_too_deeply_is_refused(ends: Ends) -> None:
+    """It came through the door with a little less of the stack in use."""
+    link, engine = ends
+    schema: dict[str, object] = {}
+    for _ in range(5000):
+        schema = {"x": schema}
+    with pytest.raises(BadRequest, match="nests"):
+        await link.send(msgspec.structs.replace(SUBMIT, format=schema))
     link.abort()
     assert await engine.hear_all() == []
 

@@ -24,6 +24,8 @@ class Promise:
     """A worker whose life the test decides."""
 
     all: list[Promise]
+    failure: Exception | None = None
+    """What serving ends with, if not well."""
 
     def __init__(self, spec: WorkerSpec, log: Path, load_timeout_s: float) -> None:
         self.spec = spec
@@ -40,6 +42,8 @@ class Promise:
 
     async def serve(self) -> None:
         await self.ended.wait()
+        if self.failure:
+            raise self.failure
 
     def stop(self) -> None:
         self.is_stopping = True
@@ -269,4 +273,40 @@ async def test_a_snapshot_tells_what_there_is(pool: Pool, workers: list[Promise]
     assert ready.expires_at is None
     await use(pool.lease(spec("a", gb=2), 60.0), [])
     assert pool.snapshot()[0].expires_at is not None
+    await pool.close()
+
+
+async def test_a_bug_while_serving_is_a_death_like_another(
+    pool: Pool, workers: list[Promise], spec: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is logged, the fleet learns it, and the next lease gets a fresh worker."""
+    held = asyncio.Event()
+    old = asyncio.create_task(use(pool.lease(spec(), 60.0), [], held))
+    await settle()
+    workers[0].failure = KeyError("oops")
+    workers[0].loaded.set_result(READY)
+    await settle()
+    workers[0].ended.set()
+    await settle()
+    assert "KeyError: 'oops'" in caplog.text
+    fresh = asyncio.create_task(use(pool.lease(spec(), 60.0), []))
+    await settle()
+    workers[1].loaded.set_result(READY)
+    assert await fresh is workers[1]
+    held.set()
+    await old
+    await pool.close()
+
+
+async def test_a_bug_while_loading_fails_the_load(
+    pool: Pool, workers: list[Promise], spec: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who waits is told, as of any failed load."""
+    waiting = asyncio.create_task(use(pool.lease(spec(), 60.0), []))
+    await settle()
+    workers[0].loaded.set_exception(KeyError("oops"))
+    with pytest.raises(LoadFailed, match="bug"):
+        await asyncio.wait_for(waiting, 60)
+    assert "KeyError: 'oops'" in caplog.text
+    assert pool.snapshot() == []
     await pool.close()

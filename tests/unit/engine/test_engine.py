@@ -1,0 +1,199 @@
+"""The engine's loop with a model that is a table: one request's fault ends that request, and arrivals stall nobody."""
+
+from __future__ import annotations
+
+from queue import SimpleQueue
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from beastd import ipc
+from beastd.engine import engine as engine_module
+from beastd.engine.detokenizer import Detokenizer
+from beastd.engine.engine import Engine
+from beastd.engine.intake import Intake
+from beastd.engine.kvcache import KVCache
+from beastd.engine.llama import Llama
+from beastd.engine.outbox import Outbox
+from beastd.engine.sampler import Sampled, Sampler
+from beastd.engine.scheduler import Chunk, Scheduler, StepBudget
+from beastd.engine.sequence import Sequence
+from beastd.errors import BadRequest
+
+N_SLOTS = 4
+
+
+class Table:
+    """As much of a Llama as the loop uses: every token is as likely, and its text is a letter."""
+
+    failure: Exception | None = None
+
+    def use_adapters(self, adapters: object) -> None:
+        pass
+
+    def forget(self, slot: int, n_kept: int) -> bool:
+        return True
+
+    def piece(self, token: int) -> bytes:
+        return b"a"
+
+    def decode(self, chunks: list[Chunk]) -> Any:
+        if self.failure:
+            raise self.failure
+        return np.zeros((sum(chunk.wants_logits for chunk in chunks), 8), np.float32)
+
+
+class Draw:
+    """As much of a sampler: always the same token, or a failure."""
+
+    def __init__(self, failure: Exception | None) -> None:
+        self._failure = failure
+
+    def sample(self, logits: object, n_top_logprobs: int | None) -> Sampled:
+        if self._failure:
+            raise self._failure
+        return Sampled(7)
+
+
+class Door:
+    """As much of an intake: notes whom it took in; a request fails at its sampler where the test says so."""
+
+    def __init__(self) -> None:
+        self.taken: list[int] = []
+        self.faulty: dict[int, Exception] = {}
+
+    def sequence(self, submit: ipc.Submit) -> Sequence:
+        self.taken.append(submit.id)
+        if submit.prompt.raw == "refuse me":
+            raise BadRequest("refused")
+        return Sequence(
+            id=submit.id,
+            prompt=[submit.id, 1, 2],
+            sampler=cast(Sampler, Draw(self.faulty.get(submit.id))),
+            detokenizer=Detokenizer([]),
+            n_ctx=100,
+            n_predict=submit.sampling.num_predict,
+        )
+
+
+class Forge:
+    """An engine whose steps the test takes."""
+
+    def __init__(self) -> None:
+        self.inbox: SimpleQueue[ipc.ToWorker] = SimpleQueue()
+        self.table, self.door = Table(), Door()
+        self.scheduler = Scheduler(KVCache(N_SLOTS), StepBudget(1.0, 512, 512))
+        self.text: dict[int, str] = {}
+        self.endings: dict[int, str] = {}
+        outbox = Outbox(self._hear)
+        self.engine = Engine(cast(Llama, self.table), cast(Intake, self.door), self.scheduler, self.inbox, outbox)
+
+    def _hear(self, step: ipc.Step) -> None:
+        for delta in step.deltas:
+            assert delta.id not in self.endings, "nothing follows an ending"
+            self.text[delta.id] = self.text.get(delta.id, "") + delta.text
+            if delta.final or delta.error:
+                self.endings[delta.id] = delta.final.reason if delta.final else cast(ipc.Failure, delta.error).code
+
+    def submit(self, *ids: int, n: int = 4, raw: str = "") -> None:
+        for id_ in ids:
+            prompt, sampling = ipc.Prompt(raw=raw), ipc.Sampling(num_predict=n)
+            self.inbox.put(ipc.Submit(id=id_, prompt=prompt, sampling=sampling))
+
+    def finish(self, *ids: int) -> None:
+        """Step until these have ended."""
+        while not self.endings.keys() >= set(ids):
+            if self.scheduler.is_idle and self.inbox.empty():
+                self.inbox.put(ipc.Cancel(0))  # nothing to do: else the step would wait
+            self.engine.step()
+
+
+@pytest.fixture
+def forge() -> Forge:
+    return Forge()
+
+
+@pytest.fixture
+def slow_intake(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One request uses up all the time a step has for them."""
+    monkeypatch.setattr(engine_module, "INTAKE_NS", 0)
+
+
+# --- faults ---
+
+
+def test_a_bug_in_sampling_ends_its_request_alone(forge: Forge, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its trace is in the worker's log."""
+    forge.door.faulty[2] = ZeroDivisionError("oops")
+    forge.submit(1, 2, 3)
+    forge.finish(1, 2, 3)
+    assert forge.endings == {1: "length", 2: "internal", 3: "length"}
+    assert "ZeroDivisionError: oops" in capsys.readouterr().err
+    assert not any(slot.is_busy for slot in forge.scheduler.cache.slots)
+
+
+def test_a_beast_error_in_sampling_keeps_its_code(forge: Forge, capsys: pytest.CaptureFixture[str]) -> None:
+    forge.door.faulty[2] = BadRequest("no token is left")
+    forge.submit(1, 2)
+    forge.finish(1, 2)
+    assert forge.endings == {1: "length", 2: "bad_request"}
+    assert capsys.readouterr().err == ""
+
+
+def test_a_bug_in_a_step_ends_its_requests_and_the_engine_goes_on(
+    forge: Forge, capsys: pytest.CaptureFixture[str]
+) -> None:
+    forge.table.failure = MemoryError("no room")
+    forge.submit(1, 2)
+    forge.finish(1, 2)
+    forge.table.failure = None
+    forge.submit(3)
+    forge.finish(3)
+    assert forge.endings == {1: "internal", 2: "internal", 3: "length"}
+    assert "MemoryError" in capsys.readouterr().err
+
+
+def test_a_refused_request_ends_and_the_ones_behind_it_are_taken(forge: Forge, slow_intake: None) -> None:
+    """Even where nothing else is there to step for."""
+    forge.submit(1, raw="refuse me")
+    forge.submit(2)
+    forge.finish(1, 2)
+    assert forge.endings == {1: "bad_request", 2: "length"}
+
+
+# --- arrivals ---
+
+
+def test_requests_that_take_long_to_take_in_come_one_a_step(forge: Forge, slow_intake: None) -> None:
+    """So that the streams that run already go on in between; all come in the end."""
+    forge.submit(1, n=50)
+    forge.engine.step()
+    forge.submit(2, 3, 4)
+    for taken in ([1, 2], [1, 2, 3], [1, 2, 3, 4]):
+        n_said = len(forge.text.get(1, ""))
+        forge.engine.step()
+        forge.engine._outbox.flush(0)
+        assert forge.door.taken == taken
+        assert len(forge.text[1]) > n_said
+    forge.finish(1, 2, 3, 4)
+
+
+def test_requests_that_take_no_time_come_together(forge: Forge, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "INTAKE_NS", 10**12)
+    forge.submit(1, 2, 3, 4)
+    forge.engine.step()
+    assert forge.door.taken == [1, 2, 3, 4]
+
+
+def test_a_cancellation_overtakes_the_requests_that_wait(forge: Forge, slow_intake: None) -> None:
+    """One that was not taken in yet never is; one that runs is dropped at once."""
+    forge.submit(1, n=50)
+    forge.engine.step()
+    forge.submit(2, 3)
+    forge.inbox.put(ipc.Cancel(3))
+    forge.inbox.put(ipc.Cancel(1))
+    forge.finish(2)
+    assert forge.door.taken == [1, 2]
+    assert forge.endings == {2: "length"}
+    assert forge.scheduler.is_idle
