@@ -55,7 +55,7 @@ def follow(reply: Reply, screen: Screen) -> Answer:
     """
     answer = Answer()
     try:
-        with _on_interrupt(reply.cancel) as is_interrupted:
+        with on_interrupt(reply.cancel) as is_interrupted:
             for line in reply.lines():
                 _take(line, answer, screen)
             answer.is_interrupted = is_interrupted() and not answer.final
@@ -85,7 +85,7 @@ def _take(line: dict[str, Any] | None, answer: Answer, screen: Screen) -> None:
 
 
 @contextmanager
-def _on_interrupt(cancel: Callable[[], None]) -> Iterator[Callable[[], bool]]:
+def on_interrupt(cancel: Callable[[], None]) -> Iterator[Callable[[], bool]]:
     """Ctrl-C calls ``cancel`` instead of raising anywhere; yields the question whether it did."""
     is_interrupted = False
 

@@ -60,6 +60,11 @@ class Reply:
         with suppress(OSError):  # it may have ended by itself
             self._connection.shutdown(socket.SHUT_RDWR)
 
+    @property
+    def is_bare_success(self) -> bool:
+        """The daemon did what it was asked for; where that is all it says, its reply has no line."""
+        return self._reader.is_complete and 200 <= self._reader.status < 300
+
     def lines(self) -> Iterator[dict[str, Any] | None]:
         """JSON objects as they come, and None each ``TICK_S`` seconds that pass without one.
 
@@ -120,12 +125,17 @@ class Client:
         return self._whole(request_bytes("GET", path), timeout_s)
 
     def post(self, path: str, body: dict[str, Any], *, timeout_s: float = 10.0) -> dict[str, Any]:
-        """The JSON object that answers ``body``; raises as ``get`` does."""
+        """The JSON object that answers ``body``, empty when the daemon has nothing to say; raises as ``get`` does."""
         return self._whole(request_bytes("POST", path, json.dumps(body).encode()), timeout_s)
 
-    def stream(self, path: str, body: dict[str, Any]) -> Reply:
-        """Send ``body`` and return its streamed reply at once; raises NotRunning."""
-        return Reply(self._send(request_bytes("POST", path, json.dumps(body).encode())))
+    def delete(self, path: str, body: dict[str, Any] | None = None, *, timeout_s: float = 10.0) -> dict[str, Any]:
+        """The JSON object that answers a DELETE; raises as ``get`` does."""
+        return self._whole(request_bytes("DELETE", path, json.dumps(body).encode() if body else b""), timeout_s)
+
+    def stream(self, path: str, body: dict[str, Any] | None) -> Reply:
+        """Send ``body`` (None: only ask for ``path``) and return the streamed reply at once; raises NotRunning."""
+        asked = request_bytes("GET", path) if body is None else request_bytes("POST", path, json.dumps(body).encode())
+        return Reply(self._send(asked))
 
     def _send(self, request: bytes) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -147,4 +157,6 @@ class Client:
                 n_ticks += 1
                 if n_ticks * TICK_S >= timeout_s:
                     break
+            if reply.is_bare_success:
+                return {}
         raise NoAnswer(f"beastd did not answer within {timeout_s:.0f} s; see `beast status` and its log")

@@ -1,6 +1,8 @@
-"""Shell completion of model names: it asks a daemon that runs already, and never starts or waits for one."""
+"""Shell completion of names: it asks a daemon that runs already, and never starts or waits for one."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from beastctl import daemon
 from beastctl.client import Client
@@ -12,18 +14,50 @@ LIMIT_S = 0.3
 
 def model_names(incomplete: str) -> list[str]:
     """Names of models and their variants and adapters that begin with ``incomplete``."""
+    return _beginning(incomplete, [name for model in _asked("/api/tags", "models") for name in _spellings(model)])
+
+
+def base_names(incomplete: str) -> list[str]:
+    """Names of models alone that begin with ``incomplete``."""
+    return _beginning(incomplete, [_short(model) for model in _asked("/api/tags", "models")])
+
+
+def catalog_names(incomplete: str) -> list[str]:
+    """Names of the catalog that begin with ``incomplete``, with the variants it lists once one is asked for."""
+    models = _asked("/api/search", "models")
+    names = [f"{_short(model)}@{name}" for model in models for name in model["variants"] if "@" in incomplete]
+    return _beginning(incomplete, names or [_short(model) for model in models])
+
+
+def quantizations(incomplete: str) -> list[str]:
+    """Names of quantizations that begin with ``incomplete``."""
+    return _beginning(incomplete, [made["name"] for made in _asked("/api/quantizations", "types")])
+
+
+def job_ids(incomplete: str) -> list[str]:
+    """Ids of jobs under way that begin with ``incomplete``."""
+    running = [job["id"] for job in _asked("/api/jobs", "jobs") if job["state"] == "running"]
+    return _beginning(incomplete, running)
+
+
+def _asked(path: str, field: str) -> list[dict[str, Any]]:
     try:
-        models = Client(daemon.current_paths().socket).get("/api/tags", timeout_s=LIMIT_S)["models"]
+        found: list[dict[str, Any]] = Client(daemon.current_paths().socket).get(path, timeout_s=LIMIT_S)[field]
     except (BeastError, KeyError):
         return []
-    names = [name for model in models for name in _spellings(model)]
-    return [name for name in names if name.startswith(incomplete)]
+    return found
 
 
-def _spellings(model: dict[str, object]) -> list[str]:
-    name = str(model["name"]).removesuffix(":latest")
-    variants = model.get("variants")
-    adapters = model.get("adapters")
-    with_variant = [f"{name}@{variant['name']}" for variant in variants] if isinstance(variants, list) else []
-    with_adapter = [f"{name}+{adapter}" for adapter in adapters] if isinstance(adapters, list) else []
+def _beginning(incomplete: str, names: list[str]) -> list[str]:
+    return [name for name in names if name.lower().startswith(incomplete.lower())]
+
+
+def _spellings(model: dict[str, Any]) -> list[str]:
+    name = _short(model)
+    with_variant = [f"{name}@{variant['name']}" for variant in model.get("variants") or []]
+    with_adapter = [f"{name}+{adapter['name']}" for adapter in model.get("adapters") or []]
     return [name, *with_variant, *with_adapter]
+
+
+def _short(model: dict[str, Any]) -> str:
+    return str(model["name"]).removesuffix(":latest")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from inspect import signature
 from typing import Annotated, Any
 
 import typer
@@ -13,20 +14,48 @@ from typer.core import TyperCommand, TyperGroup
 from beastd import __version__
 from beastd.errors import BeastError
 
-COMMANDS: Mapping[str, str] = {
-    "run": "Answer a prompt, or chat when there is none.",
-    "list": "Show the models there are.",
-    "ps": "Show the models that are loaded.",
-    "show": "Tell about one model.",
-    "stop": "Unload a model.",
-    "bench": "Measure the speed of a model, here or on any server.",
-    "serve": "Run the daemon in the foreground.",
-    "status": "Tell how the daemon is.",
-    "shutdown": "Stop the daemon.",
-    "version": "Show the versions of beast and beastd.",
+SECTIONS: Mapping[str, Mapping[str, str]] = {
+    "Run models": {
+        "run": "Answer a prompt, or chat when there is none.",
+        "ps": "Show the models that are loaded.",
+        "stop": "Unload a model.",
+        "bench": "Measure the speed of a model, here or on any server.",
+    },
+    "Get and make models": {
+        "list": "Show the models there are.",
+        "show": "Tell about one model.",
+        "search": "Look for models in the catalog.",
+        "pull": "Get models.",
+        "create": "Make a model of a modelfile, of another model, or of a GGUF file.",
+        "edit": "Edit a model's modelfile.",
+        "cp": "Copy a model: both names share its files.",
+        "rm": "Remove models.",
+    },
+    "Variants and adapters": {
+        "quantize": "Quantize a model: make smaller variants of it.",
+        "perplexity": "Measure models' perplexity of a text.",
+        "adapter": "Add LoRA adapters to models, list and remove them.",
+    },
+    "Models on this disk": {
+        "import": "Import models that are on this machine already.",
+        "export": "Write a model with all its files into one file.",
+        "du": "Show the space that models take on the disk.",
+        "prune": "Remove what no model uses.",
+        "mv": "Move the whole models folder to another place.",
+    },
+    "The daemon": {
+        "serve": "Run the daemon in the foreground.",
+        "status": "Tell how the daemon is.",
+        "jobs": "List long work under way; watch it or cancel it.",
+        "shutdown": "Stop the daemon.",
+        "version": "Show the versions of beast and beastd.",
+    },
 }
-"""Name → one line of help; the function of that name is in ``beastctl.commands.<name>``, with `list` as `list_`."""
+"""Title → name → one line of help. The function of that name is in ``beastctl.commands.<name>``; Python's own words
+get an underscore. A module with ``SUBCOMMANDS`` is a group of them."""
+COMMANDS: Mapping[str, str] = {name: text for section in SECTIONS.values() for name, text in section.items()}
 ALIASES: Mapping[str, str] = {"ls": "list", "start": "serve"}
+_FUNCTIONS: Mapping[str, str] = {"list": "list_", "import": "import_"}
 
 
 class SectionedCommand(TyperCommand):
@@ -68,16 +97,29 @@ class LazyCommands(TyperGroup):
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
         """The table, without importing any of it."""
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+        width = max(map(len, COMMANDS))
+        for title, section in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(width), text) for name, text in section.items()])
 
 
 def load(name: str) -> Any:
     """The command of that name in the table, ready to be invoked."""
-    module = import_module(f"beastctl.commands.{name}")
-    function: Callable[..., None] = getattr(module, "list_" if name == "list" else name)
-    app = typer.Typer(add_completion=False, rich_markup_mode=None)
-    app.command(name, cls=SectionedCommand, context_settings=dict(_HELP))(function)
+    module = import_module(f"beastctl.commands.{'import_' if name == 'import' else name}")
+    function: Callable[..., None] = getattr(module, _FUNCTIONS.get(name, name))
+    subcommands: Mapping[str, Callable[..., None]] = getattr(module, "SUBCOMMANDS", {})
+    app = typer.Typer(name=name, add_completion=False, rich_markup_mode=None)
+    if not subcommands:
+        app.command(name, cls=SectionedCommand, context_settings=dict(_HELP))(function)
+        return typer.main.get_command(app)
+    does_something_alone = bool(signature(function).parameters)
+    app.callback(
+        invoke_without_command=does_something_alone,
+        no_args_is_help=not does_something_alone,
+        context_settings=dict(_HELP),
+    )(function)
+    for subname, subfunction in subcommands.items():
+        app.command(subname, cls=SectionedCommand, context_settings=dict(_HELP))(subfunction)
     return typer.main.get_command(app)
 
 

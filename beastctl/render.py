@@ -5,8 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TextIO
 
+MIN_COLUMN = 8
+"""Cells that a column of a table keeps, however narrow the terminal."""
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 _SPANS = ((86400.0, "day"), (3600.0, "hour"), (60.0, "minute"), (1.0, "second"))
 # C0 and C1 control characters and DEL become their pictures: a model must not send escape codes to a terminal.
@@ -64,12 +66,64 @@ def when(stamp: str, now: datetime | None = None) -> str:
     return f"in {span(distance)}" if distance > 0 else f"{span(-distance)} ago"
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as their widest cell, three spaces apart; the last one ragged."""
+def cells(text: str) -> int:
+    """Columns of a terminal that a line of visible text takes."""
+    if text.isascii():
+        return len(text)
+    from unicodedata import combining, east_asian_width
+
+    return sum(0 if combining(char) else 1 + (east_asian_width(char) in "WF") for char in text)
+
+
+def clip(text: str, width: int, n_tail: int = 0) -> str:
+    """``text`` in at most ``width`` cells: what is left out becomes "…", before the last ``n_tail`` characters."""
+    if cells(text) <= width:
+        return text
+    tail = text[-n_tail:] if n_tail else ""
+    head = text[: max(width - 1 - len(tail), 0)]
+    while head and cells(head) + cells(tail) >= width:
+        head = head[:-1]
+    return f"{head}…{tail}"
+
+
+def terminal_width(out: TextIO) -> int | None:
+    """Columns of the terminal that ``out`` is; None when it is none."""
+    import os
+
+    try:
+        return os.get_terminal_size(out.fileno()).columns or None if out.isatty() else None
+    except OSError:
+        return None
+
+
+def table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], *, elastic: Sequence[int] = (), width: int | None = None
+) -> str:
+    """Columns as wide as their widest cell, three spaces apart; the last one ragged.
+
+    With ``width``, the columns numbered ``elastic`` give way until a line fits in that, the widest first.
+    """
     lines = [[visible(cell) for cell in row] for row in (header, *rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    padded = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in lines]
+    widths = [max(map(cells, column)) for column in zip(*lines, strict=True)]
+    n_over = sum(widths) + 3 * (len(widths) - 1) - width if width and elastic else 0
+    for _ in range(n_over):
+        widest = max(elastic, key=lambda column: widths[column])
+        widths[widest] = min(widths[widest], max(widths[widest] - 1, MIN_COLUMN))
+    padded = [[_padded(clip(cell, n), n) for cell, n in zip(row, widths, strict=True)] for row in lines]
     return "\n".join("   ".join(row).rstrip() for row in padded)
+
+
+def _padded(text: str, width: int) -> str:
+    return text + " " * (width - cells(text))
+
+
+def count(n: float) -> str:
+    """A number of things in three digits: ``40``, ``596M``, ``1.7B``."""
+    for unit in ("", "k", "M"):
+        if n < 999.5:
+            return f"{n:.3g}{unit}"
+        n /= 1000
+    return f"{n:.3g}B"
 
 
 def print_json(value: object) -> None:

@@ -45,7 +45,7 @@ def _serve(arguments: argparse.Namespace) -> None:
     paths = Paths.from_env(os.environ)
     flags = dict(_pair(text) for text in arguments.set)
     config = load_config(paths.config_file, os.environ, flags | {"tcp": arguments.tcp})
-    prepare(paths)
+    prepare(paths, config)
     setup_logging(paths.logs_dir / "beastd.log" if arguments.background else None)
     asyncio.run(Daemon(paths, config).run())
 

@@ -17,9 +17,15 @@ from beastd.config import Config, split_address
 from beastd.errors import ConfigError
 from beastd.fleet.memory import total_ram_bytes
 from beastd.fleet.pool import Pool
+from beastd.jobs.jobs import Jobs
+from beastd.library.desk import Desk
+from beastd.library.library import Library
 from beastd.lock import Lock
 from beastd.paths import Paths, ensure_dir, ensure_run_dir
-from beastd.registry.registry import BUILTIN_DIR, Registry
+from beastd.registry.catalog import load_catalog
+from beastd.registry.keeper import Keeper
+from beastd.registry.registry import Registry
+from beastd.registry.store import Store
 from beastd.service import Service
 
 _log = logging.getLogger(__name__)
@@ -32,6 +38,8 @@ class Daemon:
         self._paths = paths
         self._config = config
         self._started_s = time.monotonic()
+        self._asked = asyncio.Event()
+        """Set when the daemon is to end."""
         self._budget_bytes = config.memory_budget_bytes(total_ram_bytes())
         self._pool = Pool(
             budget_bytes=self._budget_bytes,
@@ -39,22 +47,45 @@ class Daemon:
             load_timeout_s=config.load_timeout_s,
             logs_dir=paths.logs_dir,
         )
-        registry = Registry(BUILTIN_DIR, paths.models_dir)
+        dirs = config.models_dirs(paths.models_dir)
+        self._registry = registry = Registry(dirs, paths.state_dir / "facts.json")
         self._service = Service(registry, self._pool, config, self._budget_bytes)
+        self._jobs = Jobs()
+        store = Store(dirs[0])
+        self._library = Library(
+            Desk(
+                registry=registry,
+                keeper=Keeper(registry, store, lambda: self._jobs.oldest_s),
+                store=store,
+                jobs=self._jobs,
+                catalog=load_catalog(),
+                config=config,
+                config_file=paths.config_file,
+                logs_dir=paths.logs_dir,
+                budget_bytes=self._budget_bytes,
+                is_busy=self._service.is_busy,
+                unload=self._service.unload,
+                stop=self._asked.set,
+            )
+        )
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT, then drain. A second signal ends the draining."""
         lock = Lock(self._paths.lock_file)
         lock.acquire()
-        app = make_app(self._service, self._health, self._config.origins)
+        app = make_app(self._service, self._library, self._health, self._config.origins)
         # Without handler_cancellation a handler never learns that its client left.
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=self._config.drain_s, access_log=None)
         await runner.setup()
         try:
             await self._listen(runner)
+            # Reading a thousand descriptions takes half a second: not while the first client waits for a list.
+            warming = asyncio.create_task(asyncio.to_thread(self._registry.list))
             await self._signalled()
+            warming.cancel()
             _log.info("draining: answers under way have %g s", self._config.drain_s)
         finally:
+            await self._jobs.close()  # first: its watchers need no draining, and asking again goes on with the work
             await self._drain(runner)
             await self._pool.close()
             self._paths.socket.unlink(missing_ok=True)
@@ -74,12 +105,12 @@ class Daemon:
         _log.info("beastd %s listens on %s", __version__, " ".join([str(self._paths.socket), *self._config.tcp]))
 
     async def _signalled(self) -> None:
-        """Return at the next SIGTERM or SIGINT."""
+        """Return at the next SIGTERM or SIGINT, or when a verb asks the daemon to end."""
         loop = asyncio.get_running_loop()
-        asked = asyncio.Event()
+        self._asked.clear()
         for signum in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(signum, asked.set)
-        await asked.wait()
+            loop.add_signal_handler(signum, self._asked.set)
+        await self._asked.wait()
 
     async def _drain(self, runner: web.AppRunner) -> None:
         """Stop accepting, and wait for the answers under way; a further signal ends the wait."""
@@ -102,8 +133,8 @@ class Daemon:
         }
 
 
-def prepare(paths: Paths) -> None:
+def prepare(paths: Paths, config: Config) -> None:
     """Make the folders a daemon writes to, with the right modes. Raises ``ConfigError``."""
     ensure_run_dir(paths.run_dir)
-    for path in (paths.models_dir, paths.logs_dir, paths.state_dir):
+    for path in (config.models_dirs(paths.models_dir)[0], paths.logs_dir, paths.state_dir):
         ensure_dir(path)

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import math
+import os
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
+from beastd.durable import is_writable
 from beastd.errors import BadRequest, ConfigError
 from beastd.nearest import did_you_mean
 from beastd.yamlfile import YamlError, read_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
 ENV_PREFIX = "BEAST_"
 ENV_OF_PATHS = frozenset({"BEAST_HOME", "BEAST_SOCKET"})
 """Variables that say where files are (``paths``), not how the daemon behaves."""
+
+_LISTS = {"tcp": ",", "origins": ",", "models": os.pathsep}
+"""Settings that are lists, and what divides their items in a variable or flag."""
 
 _DURATION_UNITS_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION_PART = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h)")
@@ -66,6 +71,8 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Addresses ("host:port") to listen on besides the socket."""
     origins: list[str] = []
     """Browser origins answered over TCP besides the local ones."""
+    models: list[str] = []
+    """Models folders in place of the platform's one: the first is written to, all are read. See models_dirs."""
     default_model: Annotated[str, Meta(min_length=1)] = "cub"
 
     def __post_init__(self) -> None:
@@ -74,8 +81,20 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             self.memory_budget_bytes(1)
             for address in self.tcp:
                 split_address(address)
+            for folder in self.models:
+                if not Path(folder).expanduser().is_absolute():
+                    raise BadRequest(f"'{folder}' is not a full path; a models folder is named from / on")
         except BadRequest as e:
             raise ValueError(e.message) from e
+
+    def models_dirs(self, own: Path) -> list[Path]:
+        """The folders to read models from; the first is the one to write to.
+
+        That is the first setting if this user may write there, else ``own``, the folder of this user alone: so a
+        folder can be shared with users who only read it.
+        """
+        folders = [Path(text).expanduser() for text in self.models]
+        return folders if folders and is_writable(folders[0]) else [own, *folders]
 
     @property
     def keep_alive_s(self) -> float:
@@ -179,8 +198,8 @@ def _checked(key: str, value: Any, origin: str) -> Any:
     known = Config.__struct_fields__
     if key not in known:
         raise ConfigError(f"{origin}: there is no setting '{key}'{did_you_mean(key, known)}")
-    if key in {"tcp", "origins"} and isinstance(value, str):
-        value = [part.strip() for part in value.split(",")]
+    if key in _LISTS and isinstance(value, str):
+        value = [part.strip() for part in value.split(_LISTS[key])]
     try:
         return getattr(msgspec.convert({key: value}, Config, strict=False), key)
     except msgspec.ValidationError as e:

@@ -3,11 +3,20 @@
     BeastError                     500 internal
     ├── BadRequest                 400 bad_request          the request itself is wrong
     │   ├── Unsupported            400 unsupported          right, but this model or Beast cannot do it
-    │   └── ContextExceeded        400 context_exceeded     the prompt does not fit the context
+    │   ├── ContextExceeded        400 context_exceeded     the prompt does not fit the context
+    │   └── TooLarge               413 too_large            the request has more bytes than Beast takes
     ├── Forbidden                  403 forbidden            Host or Origin refused
+    ├── AccessDenied               403 access_denied        the hub wants a token, or a licence accepted
+    ├── ReadOnly                   403 read_only            the models folder, or a built-in model, cannot be changed
     ├── ModelNotFound              404 model_not_found      no model, variant or adapter of that name
     ├── BadModel                   422 bad_model            the file cannot be used: broken or not understood
+    ├── Conflict                   409 conflict             another model or job is in the way
     ├── DoesNotFit                 507 does_not_fit         larger than the whole memory budget
+    ├── DiskFull                   507 disk_full            the disk cannot hold it
+    ├── DownloadFailed             502 download_failed      the hub or server did not deliver (retry)
+    │   └── DigestMismatch         502 digest_mismatch      what came is not what was announced (retry)
+    ├── ToolFailed                 500 tool_failed          the process that did the work ended early
+    ├── Cancelled                  499 cancelled            somebody cancelled the job
     ├── LoadFailed                 500 load_failed          the worker could not load the model
     │   └── LoadTimeout            504 load_timeout         it stopped making progress
     ├── WorkerDied                 502 worker_died          the process behind the answer ended (retry)
@@ -53,6 +62,13 @@ class ContextExceeded(BadRequest):
     code = "context_exceeded"
 
 
+class TooLarge(BadRequest):
+    """The request has more bytes than are taken."""
+
+    code = "too_large"
+    status = 413
+
+
 class Forbidden(BeastError):
     """The Host or Origin of a TCP request is not one this daemon answers to."""
 
@@ -72,6 +88,61 @@ class BadModel(BeastError):
 
     code = "bad_model"
     status = 422
+
+
+class AccessDenied(BeastError):
+    """The hub lets nobody have this file without a token, or without its licence accepted."""
+
+    code = "access_denied"
+    status = 403
+
+
+class ReadOnly(BeastError):
+    """The model, or the folder it is in, is not this user's to change."""
+
+    code = "read_only"
+    status = 403
+
+
+class Conflict(BeastError):
+    """Something of that name is there already, or in use."""
+
+    code = "conflict"
+    status = 409
+
+
+class DiskFull(BeastError):
+    """There is not room enough on the disk."""
+
+    code = "disk_full"
+    status = 507
+
+
+class DownloadFailed(BeastError):
+    """A server did not deliver a file; what came is kept, and the next try goes on from there."""
+
+    code = "download_failed"
+    status = 502
+    retryable = True
+
+
+class DigestMismatch(DownloadFailed):
+    """The bytes that came do not have the announced sha256; they were thrown away."""
+
+    code = "digest_mismatch"
+
+
+class ToolFailed(BeastError):
+    """The process that did the work ended before it was done."""
+
+    code = "tool_failed"
+
+
+class Cancelled(BeastError):
+    """The job was cancelled; what it had made so far is no model."""
+
+    code = "cancelled"
+    status = 499
 
 
 class DoesNotFit(BeastError):

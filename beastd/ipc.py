@@ -96,7 +96,10 @@ class Prompt(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Load(Struct, frozen=True, tag="load", kw_only=True):
     """First frame: what to load."""
 
-    path: str
+    paths: list[str]
+    """The model's file, or all its shards in order."""
+    label: str
+    """What messages call it."""
     template: str | None = None
     """Chat template instead of the file's own."""
     settings: LoadSettings

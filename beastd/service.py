@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import zlib
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -13,14 +14,30 @@ import msgspec
 from beastd import ipc
 from beastd.config import Config, parse_duration
 from beastd.contract import Answer, AnswerRequest, ChatRequest, Final, GenerateRequest, Loading, Message, Options, Piece
-from beastd.errors import BadRequest, BeastError, Unsupported
+from beastd.errors import BadModel, BadRequest, BeastError, Unsupported
 from beastd.fleet.memory import auto_parallel
 from beastd.fleet.pool import Pool, WorkerStatus
 from beastd.fleet.spec import WorkerSpec
+from beastd.registry.facts import Facts
 from beastd.registry.header import Header
-from beastd.registry.registry import Listing, Registry, Resolved, Variant
+from beastd.registry.modelfile import Fields
+from beastd.registry.models import Listing, Model, Resolved, Variant
+from beastd.registry.names import ModelName
+from beastd.registry.registry import Registry
 
 _SAMPLING_FIELDS = frozenset(ipc.Sampling.__struct_fields__)
+
+
+VariantFacts = dict[str, Facts | BadModel]
+"""Variant's name → what its header says, or why that cannot be read; without those that have a problem of their own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """All models, with the facts of each one's variants."""
+
+    listing: Listing
+    facts: dict[ModelName, VariantFacts]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +46,7 @@ class Shown:
 
     resolved: Resolved
     header: Header
+    facts: VariantFacts
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +73,8 @@ class Service:
 
         Close it for certain (``contextlib.aclosing``): an answer that is left half read holds its sequence.
         """
+        if request.images:
+            raise Unsupported(_NO_IMAGES)
         is_empty = not request.prompt and request.suffix is None and not request.context
         return self._answer(request, None if is_empty else _generate_prompt(request))
 
@@ -72,10 +92,10 @@ class Service:
         resolved = self._registry.resolve(request.model, self._config.default_model)
         keep_alive_s = self._keep_alive_s(request.keep_alive)
         if prompt is None and keep_alive_s == 0:
-            await self._unload(resolved, is_variant_named=resolved.name.variant is not None)
+            await self.unload(resolved.model.name, resolved.name.variant)
             yield Final(reason="unload")
             return
-        options = _merged(resolved.model.parameters, request.options)
+        options = _merged(resolved.model.fields.parameters, request.options)
         spec = await self._spec(resolved, options.num_ctx)
         async with self._pool.lease(spec, keep_alive_s) as lease:
             async for fraction in lease.loading():
@@ -105,7 +125,7 @@ class Service:
     async def _spec(self, resolved: Resolved, num_ctx: int | None) -> WorkerSpec:
         """The worker this request needs."""
         config, variant = self._config, resolved.variant
-        shape = await asyncio.to_thread(self._registry.shape, variant.path)
+        shape = await asyncio.to_thread(self._registry.shape, variant.files)
         if num_ctx and num_ctx > shape.n_ctx_train:
             raise BadRequest(
                 f"num_ctx {num_ctx} is more than the {shape.n_ctx_train} tokens {resolved.name} was trained for; "
@@ -116,11 +136,11 @@ class Service:
         if parallel == "auto":
             parallel = auto_parallel(shape, n_ctx, config.kv_type, self._budget_bytes // 2, most=MOST_PARALLEL)
         return WorkerSpec(
-            key=f"{resolved.model.name}@{variant.name}#{resolved.model.digest}",
+            key=f"{resolved.model.name}@{variant.name}#{variant.digest}#{_crc(resolved.model.fields.template)}",
             name=str(resolved.model.name),
             variant=variant.name,
-            path=str(variant.path),
-            template=resolved.model.template,
+            paths=tuple(map(str, variant.files)),
+            template=resolved.model.fields.template,
             shape=shape,
             settings=ipc.LoadSettings(
                 n_ctx=n_ctx,
@@ -139,27 +159,47 @@ class Service:
     def _keep_alive_s(self, value: float | str | None) -> float:
         return self._config.keep_alive_s if value is None else parse_duration(value)
 
-    async def _unload(self, resolved: Resolved, *, is_variant_named: bool) -> None:
+    async def unload(self, model: ModelName, variant: str | None) -> None:
         """Unload the named variant, or every loaded variant of the model."""
         for status in self._pool.snapshot():
-            is_same = status.name == str(resolved.model.name)
-            if is_same and (not is_variant_named or status.variant == resolved.variant.name):
+            if status.name == str(model) and variant in {None, status.variant}:
                 await self._pool.unload(status.key)
+
+    def is_busy(self) -> bool:
+        """Whether any model is loaded, loading or stopping."""
+        return bool(self._pool.snapshot())
 
     # --- models ---
 
-    async def list(self) -> Listing:
-        """Every model there is, and the descriptions that cannot be read."""
-        return await asyncio.to_thread(self._registry.list)
+    async def list(self) -> Shelf:
+        """Every model there is, what is known of their files, and the descriptions that cannot be read."""
+        return await asyncio.to_thread(self._list)
+
+    def _list(self) -> Shelf:
+        listing = self._registry.list()
+        facts = {model.name: self._facts(model) for model in listing.models}
+        self._registry.save_facts()
+        return Shelf(listing, facts)
+
+    def _facts(self, model: Model) -> VariantFacts:
+        found: VariantFacts = {}
+        for variant in model.variants.values():
+            if variant.problem is None:
+                try:
+                    found[variant.name] = self._registry.facts(variant.files)
+                except BadModel as error:
+                    found[variant.name] = error
+        return found
 
     async def header(self, variant: Variant) -> Header:
         """A variant's GGUF header. Raises BadModel."""
-        return await asyncio.to_thread(self._registry.header, variant.path)
+        return await asyncio.to_thread(self._registry.header, variant.files)
 
     async def show(self, name: str) -> Shown:
         """One model's description and header. Raises ModelNotFound, BadModel."""
         resolved = self._registry.resolve(name, self._config.default_model)
-        return Shown(resolved, await self.header(resolved.variant))
+        facts = await asyncio.to_thread(self._facts, resolved.model)
+        return Shown(resolved, await self.header(resolved.variant), facts)
 
     async def ps(self) -> Sequence[Running]:
         """What is loaded, loading or stopping."""
@@ -193,17 +233,22 @@ def _check(request: AnswerRequest) -> None:
 
 def _generate_prompt(request: GenerateRequest) -> ipc.Prompt:
     text = request.prompt or ""
-    if request.images:
-        raise Unsupported(_NO_IMAGES)
     if request.suffix is not None:
+        _refuse_beside("suffix", request, ("system", "template", "context", "raw", "think"))
         return ipc.Prompt(raw=text, suffix=request.suffix)
     if request.raw:
-        if request.system or request.template:
-            raise BadRequest("raw takes the prompt as it is; leave system and template out")
+        _refuse_beside("raw", request, ("system", "template", "think"))
         return ipc.Prompt(raw=text, context=request.context or [])
     messages = [Message(role="system", content=request.system)] if request.system else []
     messages.append(Message(role="user", content=text))
     return ipc.Prompt(messages=messages, template=request.template, context=request.context or [], think=request.think)
+
+
+def _refuse_beside(field: str, request: GenerateRequest, others: Sequence[str]) -> None:
+    """Refuse fields that would have no effect."""
+    given = [name for name in others if getattr(request, name)]
+    if given:
+        raise BadRequest(f"{field} takes the prompt as it is, with no chat template; leave {', '.join(given)} out")
 
 
 def _chat_prompt(request: ChatRequest) -> ipc.Prompt:
@@ -211,9 +256,9 @@ def _chat_prompt(request: ChatRequest) -> ipc.Prompt:
 
 
 def _submit(request: AnswerRequest, resolved: Resolved, options: Options, prompt: ipc.Prompt) -> ipc.Submit:
-    system = resolved.model.system
-    if system and prompt.messages and prompt.messages[0].role != "system":
-        prompt = msgspec.structs.replace(prompt, messages=[Message(role="system", content=system), *prompt.messages])
+    if prompt.messages:
+        messages = _with_defaults(prompt.messages, resolved.model.fields)
+        prompt = msgspec.structs.replace(prompt, messages=messages)
     return ipc.Submit(
         id=0,
         prompt=prompt,
@@ -224,6 +269,17 @@ def _submit(request: AnswerRequest, resolved: Resolved, options: Options, prompt
         n_ctx=options.num_ctx,
         top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
     )
+
+
+def _with_defaults(messages: list[Message], fields: Fields) -> list[Message]:
+    """The model's own first messages before the request's; its system message only where the request has none."""
+    asked, rest = ([messages[0]], messages[1:]) if messages[0].role == "system" else ([], messages)
+    own = [Message(role="system", content=fields.system)] if fields.system else []
+    return [*(asked or own), *fields.messages, *rest]
+
+
+def _crc(text: str | None) -> str:
+    return f"{zlib.crc32((text or '').encode()):08x}"
 
 
 def _merged(defaults: Options, asked: Options | None) -> Options:

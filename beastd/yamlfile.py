@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from math import isfinite
 from stat import S_ISREG
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +23,8 @@ MAX_DEPTH = 8
 
 _PARSER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, ten times faster, where PyYAML has it
 _WORDS = {"": None, "~": None, "null": None, "true": True, "false": False}
-_INT = re.compile(r"[-+]?[0-9]{1,18}")
-_FLOAT = re.compile(r"[-+]?(\.[0-9]{1,30}|[0-9]{1,30}(\.[0-9]{0,30})?)([eE][-+]?[0-9]{1,2})?")
+_INT = re.compile(r"[-+]?[0-9]{1,19}")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]{1,30}|[0-9]{1,30}(\.[0-9]{0,30})?)([eE][-+]?[0-9]{1,3})?")
 
 Trail = tuple[str, ...]
 """Keys from the top of the file down to a field; list items by their index."""
@@ -49,6 +50,11 @@ class Document:
 
 def read_yaml(path: Path) -> Document:
     """Read a file. Raises YamlError for what is in it, OSError when it cannot be read."""
+    return parse_yaml(read_text(path))
+
+
+def read_text(path: Path) -> str:
+    """The text of a file that may be YAML. Raises as ``read_yaml``."""
     if not S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
         raise YamlError("not a regular file")
     with path.open("rb") as stream:
@@ -56,7 +62,7 @@ def read_yaml(path: Path) -> Document:
     if len(raw) > MAX_FILE_BYTES:
         raise YamlError(f"the file is larger than {MAX_FILE_BYTES} bytes")
     try:
-        return parse_yaml(raw.decode())
+        return raw.decode()
     except UnicodeDecodeError as e:
         raise YamlError("the file is not UTF-8 text", raw.count(b"\n", 0, e.start) + 1) from e
 
@@ -81,7 +87,7 @@ def scalar(text: str) -> str | int | float | bool | None:
         return _WORDS[text]
     if _INT.fullmatch(text):
         return int(text)
-    if _FLOAT.fullmatch(text):
+    if _FLOAT.fullmatch(text) and isfinite(float(text)):
         return float(text)
     return text
 

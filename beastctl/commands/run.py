@@ -10,12 +10,15 @@ from typing import Annotated, Any
 import typer
 
 from beastctl import ask, daemon, render
+from beastctl.client import Client
 from beastctl.complete import model_names
 from beastctl.options import as_flags
 from beastd.errors import BadRequest, ModelNotFound
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9_][\w.:/@+*-]*")
 """What may name a model; a first word with anything else in it (a space, say) is the prompt's."""
+
+HUBS = ("hf.co/", "huggingface.co/")
 
 
 @as_flags
@@ -112,8 +115,8 @@ def _answer(request: dict[str, Any], *, is_live: bool, is_verbose: bool, as_json
         try:
             answer = ask.ask(client, "/api/generate", request, make_screen)
         except ModelNotFound as error:
-            hint = f'; `beast run "{request["model"]} …"` in quotes is a prompt for the built-in model'
-            raise ModelNotFound(error.message + hint) from error
+            request["model"] = _pulled(client, request["model"], error)
+            answer = ask.ask(client, "/api/generate", request, make_screen)
     if as_json:
         metrics = {name: value for name, value in answer.final.items() if name != "context"}
         thinking = {"thinking": answer.thinking} if answer.thinking else {}
@@ -121,6 +124,38 @@ def _answer(request: dict[str, Any], *, is_live: bool, is_verbose: bool, as_json
     if is_verbose and answer.final:
         print("\n" + render.timings(answer.final), file=sys.stderr)
     return ask.exit_status(answer, request)
+
+
+def _pulled(client: Client, model: str, error: ModelNotFound) -> str:
+    """The name of a model that was not here, pulled now; ``error`` is raised again where it cannot be."""
+    from beastctl.commands.pull import get
+
+    base, plus, adapters = model.partition("+")
+    if not is_pullable(client, base) or (adapters and _is_here(client, base)):
+        hint = f'; `beast run "{model} …"` in quotes is a prompt for the built-in model'
+        raise ModelNotFound(error.message + hint) from error
+    render.say(f"{base} is not here yet; pulling it")
+    return get(client, base) + plus + adapters
+
+
+def is_pullable(client: Client, base: str) -> bool:
+    """Whether a name, maybe with a variant, stands for something to download: a hub's repository, or in the catalog."""
+    from beastctl.commands.search import find
+
+    name = base.partition("@")[0].lower()
+    if name.startswith(HUBS):
+        return True
+    found = {str(entry["name"]).lower() for entry in find(client, name)} if name else set()
+    has_tag = ":" in name.rpartition("/")[2]
+    return name.removesuffix(":latest") in (found if has_tag else found | {it.rpartition(":")[0] for it in found})
+
+
+def _is_here(client: Client, model: str) -> bool:
+    try:
+        client.post("/api/show", {"model": model})
+    except ModelNotFound:
+        return False
+    return True
 
 
 def _chat(model: str, extra: dict[str, Any], *, system: str | None, is_verbose: bool, is_plain: bool) -> None:
@@ -131,4 +166,9 @@ def _chat(model: str, extra: dict[str, Any], *, system: str | None, is_verbose: 
 
     options = extra.pop("options", {})
     conversation = Conversation(model=model, system=system or "", options=options, extra=extra)
-    Repl(conversation, daemon.current_paths(), is_verbose=is_verbose, is_plain=is_plain).run()
+    repl = Repl(conversation, daemon.current_paths(), is_verbose=is_verbose, is_plain=is_plain)
+    try:
+        repl.run()
+    except ModelNotFound as error:  # from its first load: later ones are told in the chat
+        conversation.model = _pulled(daemon.ensure_running(daemon.current_paths(), render.say), model, error)
+        repl.run()

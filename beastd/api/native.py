@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -17,9 +18,10 @@ from beastd.api.decode import body
 from beastd.api.stream import json_response, ndjson
 from beastd.contract import Answer, AnswerRequest, ChatRequest, Final, GenerateRequest, Loading, Logprob, Piece
 from beastd.errors import BadModel
+from beastd.registry.facts import Facts, facts_of
 from beastd.registry.header import Header, Omitted
-from beastd.registry.registry import Model
-from beastd.service import Running, Service
+from beastd.registry.models import Model, Variant
+from beastd.service import Running, Service, VariantFacts
 
 SERVICE: web.AppKey[Service] = web.AppKey("service", Service)
 
@@ -48,10 +50,9 @@ async def chat(request: web.Request) -> web.StreamResponse:
 
 async def tags(request: web.Request) -> web.Response:
     """GET /api/tags."""
-    service = request.app[SERVICE]
-    listing = await service.list()
-    models = [await _tag(service, model) for model in listing.models]
-    problems = [{"path": str(problem.path), "error": problem.message} for problem in listing.problems]
+    shelf = await request.app[SERVICE].list()
+    models = [_tag(model, shelf.facts[model.name]) for model in shelf.listing.models]
+    problems = [{"path": str(problem.path), "error": problem.message} for problem in shelf.listing.problems]
     return json_response({"models": models, "problems": problems})
 
 
@@ -62,21 +63,28 @@ async def show(request: web.Request) -> web.Response:
     model, header = shown.resolved.model, shown.header
     return json_response(
         {
-            "license": model.license or "",
-            "modelfile": model.source,
+            "license": model.fields.license or "",
+            "modelfile": model.description.text,
             "parameters": _parameters(model),
-            "template": model.template or header.chat_template or "",
-            "system": model.system or "",
-            "details": _details(header),
+            "template": model.fields.template or header.chat_template or "",
+            "system": model.fields.system or "",
+            "details": _details(facts_of(header)),
             "model_info": {key: _shown(value) for key, value in header.metadata.items()},
             "tensors": [{"name": it.name, "type": it.type.name, "shape": it.shape} for it in header.tensors]
             if asked.verbose
             else None,
             "capabilities": _capabilities(model, header),
             "modified_at": _time(model.modified_at),
-            "description": model.description or "",
+            "description": model.fields.description or "",
             "variant": shown.resolved.variant.name,
-            **_files(model),
+            "origin": model.fields.origin or "",
+            "messages": model.fields.messages,
+            "draft": _name(model.description.draft),
+            "projector": _name(model.description.projector),
+            "path": str(model.place.path),
+            "builtin": model.is_builtin,
+            "digest": model.digest,
+            **_files(model, shown.facts),
         }
     )
 
@@ -180,43 +188,47 @@ def _ending(final: Final, field: str) -> dict[str, Any]:
 # --- models ---
 
 
-async def _tag(service: Service, model: Model) -> dict[str, Any]:
-    try:
-        details = _details(await service.header(model.default))
-    except BadModel as error:
-        details = {"format": "gguf", "error": error.message}
+def _tag(model: Model, facts: VariantFacts) -> dict[str, Any]:
+    known = facts.get(model.default.name)
     return {
         "name": str(model.name),
         "model": str(model.name),
         "modified_at": _time(model.modified_at),
         "size": model.default.size_bytes,
         "digest": model.digest,
-        "details": details,
+        "details": _details(known) if isinstance(known, Facts) else {"format": "gguf"},
         "builtin": model.is_builtin,
-        **_files(model),
+        "description": model.fields.description or "",
+        **_files(model, facts),
     }
 
 
-def _files(model: Model) -> dict[str, Any]:
+def _files(model: Model, facts: VariantFacts) -> dict[str, Any]:
     return {
-        "variants": [
-            {"name": variant.name, "size": variant.size_bytes, "is_default": variant is model.default}
-            for variant in model.variants.values()
+        "variants": [_variant(model, variant, facts.get(variant.name)) for variant in model.variants.values()],
+        "adapters": [
+            {"name": name, "scale": it.scale, "applied": it.is_applied} for name, it in model.adapters.items()
         ],
-        "adapters": list(model.adapters),
+        "problems": list(model.problems),
     }
 
 
-def _details(header: Header) -> dict[str, Any]:
-    shape = header.shape()
+def _variant(model: Model, variant: Variant, facts: Facts | BadModel | None) -> dict[str, Any]:
+    told: dict[str, Any] = {"name": variant.name, "size": variant.size_bytes, "is_default": variant is model.default}
+    if isinstance(facts, Facts):
+        return told | {"quantization": facts.quantization, "bits_per_weight": facts.bits_per_weight}
+    return told | {"problem": facts.message if facts else variant.problem}
+
+
+def _details(facts: Facts) -> dict[str, Any]:
     return {
         "parent_model": "",
         "format": "gguf",
-        "family": shape.architecture,
-        "families": [shape.architecture],
-        "parameter_size": _count(shape.n_params),
-        "quantization_level": header.quantization,
-        "context_length": shape.n_ctx_train,
+        "family": facts.architecture,
+        "families": [facts.architecture],
+        "parameter_size": _count(facts.n_params),
+        "quantization_level": facts.quantization,
+        "context_length": facts.n_ctx_train,
     }
 
 
@@ -226,13 +238,14 @@ def _count(n: int) -> str:
 
 def _parameters(model: Model) -> str:
     """One ``name value`` a line, as Ollama prints a Modelfile's parameters; texts are quoted."""
-    given = {name: value for name, value in msgspec.structs.asdict(model.parameters).items() if value is not None}
+    parameters = msgspec.structs.asdict(model.fields.parameters)
+    given = {name: value for name, value in parameters.items() if value is not None}
     items = [(name, item) for name, value in given.items() for item in (value if isinstance(value, list) else [value])]
     return "\n".join(f"{name:<30} {json.dumps(item)}" for name, item in items)
 
 
 def _capabilities(model: Model, header: Header) -> list[str]:
-    template = model.template or header.chat_template or ""
+    template = model.fields.template or header.chat_template or ""
     found = ["completion"]
     if any(f"tokenizer.ggml.{name}_token_id" in header.metadata for name in ("fim_pre", "prefix")):
         found.append("insert")
@@ -248,7 +261,7 @@ def _process(running: Running) -> dict[str, Any]:
         "model": status.name,
         "size": status.n_bytes,
         "digest": shown.resolved.model.digest if shown else "",
-        "details": _details(shown.header) if shown else {"format": "gguf"},
+        "details": _details(facts_of(shown.header)) if shown else {"format": "gguf"},
         "expires_at": _time(status.expires_at or datetime.now(UTC) + _FOR_EVER),
         "size_vram": status.gpu_bytes,
         "context_length": status.n_ctx,
@@ -259,6 +272,10 @@ def _process(running: Running) -> dict[str, Any]:
         "pid": status.pid,
         "load_s": round(status.load_s, 3),
     }
+
+
+def _name(path: Path | None) -> str | None:
+    return str(path) if path else None
 
 
 def _shown(value: object) -> object:

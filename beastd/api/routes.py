@@ -7,17 +7,23 @@ from typing import Any
 
 from aiohttp import web
 
+from beastd.api import library as shelf
 from beastd.api import native
 from beastd.api.decode import MAX_BODY_BYTES
-from beastd.api.middleware import errors_as_json, guard, request_log
+from beastd.api.middleware import errors_as_json, guard, on_prepare, request_log
 from beastd.api.stream import json_response
+from beastd.library.library import Library
 from beastd.service import Service
 
 
-def make_app(service: Service, health: Callable[[], dict[str, Any]], origins: Iterable[str]) -> web.Application:
+def make_app(
+    service: Service, library: Library, health: Callable[[], dict[str, Any]], origins: Iterable[str]
+) -> web.Application:
     """Everything a client can reach."""
     app = web.Application(middlewares=[request_log(), errors_as_json, guard(origins)], client_max_size=MAX_BODY_BYTES)
+    app.on_response_prepare.append(on_prepare)
     app[native.SERVICE] = service
+    app[shelf.LIBRARY] = library
 
     async def healthz(_request: web.Request) -> web.Response:
         return json_response({"status": "ok", **health()})
@@ -33,4 +39,24 @@ def make_app(service: Service, health: Callable[[], dict[str, Any]], origins: It
     app.router.add_post("/api/show", native.show)
     app.router.add_get("/api/ps", native.ps)
     app.router.add_get("/api/version", native.version)
+    app.router.add_post("/api/pull", shelf.pull)
+    app.router.add_get("/api/search", shelf.search)
+    app.router.add_post("/api/create", shelf.create)
+    app.router.add_post("/api/copy", shelf.copy)
+    app.router.add_post("/api/edit", shelf.edit)
+    app.router.add_delete("/api/delete", shelf.delete)
+    app.router.add_head("/api/blobs/{digest}", shelf.has_blob)
+    app.router.add_post("/api/blobs/{digest}", shelf.post_blob)
+    app.router.add_post("/api/quantize", shelf.quantize)
+    app.router.add_get("/api/quantizations", shelf.quantizations)
+    app.router.add_post("/api/perplexity", shelf.perplexity)
+    app.router.add_post("/api/adapters", shelf.add_adapter)
+    app.router.add_post("/api/import", shelf.import_)
+    app.router.add_post("/api/export", shelf.export)
+    app.router.add_get("/api/du", shelf.usage)
+    app.router.add_post("/api/prune", shelf.prune)
+    app.router.add_post("/api/move", shelf.move)
+    app.router.add_get("/api/jobs", shelf.jobs)
+    app.router.add_get("/api/jobs/{id}", shelf.watch_job)
+    app.router.add_delete("/api/jobs/{id}", shelf.cancel_job)
     return app

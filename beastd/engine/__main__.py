@@ -16,6 +16,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from queue import SimpleQueue
 
@@ -38,10 +39,14 @@ class Link:
         threading.Thread(target=self._read, name="link", daemon=True).start()
 
     def _read(self) -> None:
-        with self._socket.makefile("rb") as lines:
-            for line in lines:
-                self.inbox.put(ipc.to_worker.decode(line))
-        os._exit(0)
+        try:
+            with self._socket.makefile("rb") as lines:
+                for line in lines:
+                    self.inbox.put(ipc.to_worker.decode(line))
+        except Exception:
+            traceback.print_exc()
+        finally:  # an engine that hears nothing any more would keep its requests waiting for ever
+            os._exit(0)
 
     def send(self, message: ipc.FromWorker) -> None:
         """Send one frame; exits when nobody is left to read it."""
@@ -79,7 +84,7 @@ def serve(link: Link) -> None:
     from beastd.engine.outbox import Outbox
     from beastd.engine.scheduler import Scheduler, StepBudget
 
-    llama = Llama(load.path, load.settings, _progress(link))
+    llama = Llama(load, _progress(link))
     intake = Intake(llama, load.template)
     rate = llama.warm_up()
     cache = KVCache(llama.n_parallel, run_bonus=RUN_BONUS if load.settings.kv_layout == "partitioned" else 0)

@@ -1,4 +1,4 @@
-"""llama.cpp as the engine needs it: load, tokenize, decode, forget. The only file that imports llama_cpp.
+"""llama.cpp as the engine needs it: load, tokenize, decode, forget. With grammar, all a worker knows of llama_cpp.
 
 Functions are llama-cpp-python's low-level bindings (``llama_cpp.llama_cpp``), named as in ``llama.h``.
 """
@@ -21,7 +21,7 @@ from beastd.engine.kvcache import AdapterSet
 from beastd.engine.scheduler import Chunk
 from beastd.engine.threads import default_threads
 from beastd.errors import BadModel, LoadFailed
-from beastd.ipc import LoadSettings
+from beastd.ipc import Load
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -90,7 +90,7 @@ class Batch:
         """Lay the chunks one after another; returns how many rows of logits they ask for."""
         n = n_outputs = 0
         for chunk in chunks:
-            self._put(n, chunk)
+            self._put(n, chunk.tokens, chunk.start, chunk.slot)
             n += len(chunk.tokens)
             if chunk.wants_logits:
                 self._logits[n - 1] = 1
@@ -98,31 +98,44 @@ class Batch:
         self.native.n_tokens = n
         return n_outputs
 
-    def _put(self, n: int, chunk: Chunk) -> None:
+    def fill_all(self, pieces: Sequence[list[int]], start: int, first: int) -> int:
+        """Lay a piece of each slot's text, all from position ``start``, with logits from position ``first`` on."""
+        n = n_outputs = 0
+        for slot, tokens in enumerate(pieces):
+            self._put(n, tokens, start, slot)
+            n_silent = min(max(0, first - start), len(tokens))
+            self._logits[n + n_silent : n + len(tokens)] = 1
+            n += len(tokens)
+            n_outputs += len(tokens) - n_silent
+        self.native.n_tokens = n
+        return n_outputs
+
+    def _put(self, n: int, tokens: list[int], start: int, slot: int) -> None:
         # A decode's one token goes in as scalars: a slice assignment costs twenty times as much.
-        at = n if len(chunk.tokens) == 1 else slice(n, n + len(chunk.tokens))
-        self._token[at] = chunk.tokens[0] if at is n else chunk.tokens
-        self._pos[at] = chunk.start if at is n else self._positions[chunk.start : chunk.start + len(chunk.tokens)]
-        self._seq[at] = self._seq_pointers[chunk.slot]
+        at = n if len(tokens) == 1 else slice(n, n + len(tokens))
+        self._token[at] = tokens[0] if at is n else tokens
+        self._pos[at] = start if at is n else self._positions[start : start + len(tokens)]
+        self._seq[at] = self._seq_pointers[slot]
         self._logits[at] = 0
 
 
 class Llama:
     """One base model with its context. Not thread-safe: the engine's loop is its only user."""
 
-    def __init__(self, path: str, settings: LoadSettings, on_progress: Callable[[float], None]) -> None:
-        """Load the model and make its context.
+    def __init__(self, load: Load, on_progress: Callable[[float], None], *, n_outputs: int = 0) -> None:
+        """Load the model and make its context; a step may ask for ``n_outputs`` rows of logits, 0: one a sequence.
 
         Raises ``BadModel`` when llama.cpp cannot use the file, ``LoadFailed`` when the context cannot be made.
         """
+        settings = load.settings
         self._log = _LogTap()
         lib.llama_log_set(self._log.callback, ctypes.c_void_p(0))
         lib.llama_backend_init()
-        self._model = self._load_model(path, settings, on_progress)
+        self._model = self._load_model(load, on_progress)
         self.vocab = lib.llama_model_get_vocab(self._model)
         """Handle for grammar samplers."""
         self.n_threads = settings.n_threads or default_threads()
-        self._ctx = self._make_context(path, settings)
+        self._ctx = self._make_context(load, n_outputs)
         self._memory = lib.llama_get_memory(self._ctx)
         self.n_vocab = int(lib.llama_vocab_n_tokens(self.vocab))
         self.n_ctx = min(settings.n_ctx, int(lib.llama_n_ctx_seq(self._ctx)))
@@ -137,32 +150,36 @@ class Llama:
         is_end = lib.llama_vocab_is_eog
         self.eog = frozenset(token for token in range(self.n_vocab) if is_end(self.vocab, token))
         """Every token that ends a generation (end of sequence, of turn, of message)."""
+        self.adds_bos = bool(lib.llama_vocab_get_add_bos(self.vocab))
+        """Whether the model's texts begin with a BOS."""
 
     # --- loading ---
 
-    def _load_model(self, path: str, settings: LoadSettings, on_progress: Callable[[float], None]) -> lib.llama_model_p:
+    def _load_model(self, load: Load, on_progress: Callable[[float], None]) -> lib.llama_model_p:
         def report(fraction: float, _user_data: object) -> bool:
             on_progress(fraction)
             return True
 
         params = lib.llama_model_default_params()
-        params.n_gpu_layers = settings.n_gpu_layers
-        params.load_mode = lib.LLAMA_LOAD_MODE_MMAP if settings.mmap else lib.LLAMA_LOAD_MODE_NONE
+        params.n_gpu_layers = load.settings.n_gpu_layers
+        params.load_mode = lib.LLAMA_LOAD_MODE_MMAP if load.settings.mmap else lib.LLAMA_LOAD_MODE_NONE
         callback = lib.llama_progress_callback(report)
         params.progress_callback = callback
-        model = lib.llama_model_load_from_file(os.fsencode(path), params)
+        paths = (ctypes.c_char_p * len(load.paths))(*map(os.fsencode, load.paths))
+        model = lib.llama_model_load_from_splits(paths, len(paths), params)
         if not model:
-            raise BadModel(f"llama.cpp cannot load {Path(path).name}: {self._reason()}")
+            raise BadModel(f"llama.cpp cannot load {load.label}: {self._reason()}")
         return model
 
-    def _make_context(self, path: str, settings: LoadSettings) -> lib.llama_context_p:
+    def _make_context(self, load: Load, n_outputs: int) -> lib.llama_context_p:
+        settings = load.settings
         params = lib.llama_context_default_params()
         params.n_ctx = settings.n_ctx * settings.n_parallel
         params.n_seq_max = settings.n_parallel
         params.n_batch = settings.n_batch
         params.n_ubatch = min(settings.n_ubatch, settings.n_batch)
         # Logits are wanted for one token a sequence: room for a whole batch of them would be the largest buffer.
-        params.n_outputs_max = settings.n_parallel
+        params.n_outputs_max = n_outputs or settings.n_parallel
         params.n_threads = params.n_threads_batch = self.n_threads
         params.flash_attn_type = _FLASH_ATTN[settings.flash_attn]
         params.type_k = params.type_v = _KV_TYPE[settings.kv_type]
@@ -171,7 +188,7 @@ class Llama:
         if not context:
             raise LoadFailed(
                 f"llama.cpp cannot make a context of {settings.n_parallel} × {settings.n_ctx} tokens for "
-                f"{Path(path).name}: {self._reason()}; try a smaller context or fewer parallel sequences"
+                f"{load.label}: {self._reason()}; try a smaller context or fewer parallel sequences"
             )
         return context
 
@@ -252,7 +269,16 @@ class Llama:
         The array is llama.cpp's own buffer: valid, and free to be changed, until the next call.
         Raises ``DecodeError``.
         """
-        n_outputs = self._batch.fill(chunks)
+        return self._decode(self._batch.fill(chunks))
+
+    def decode_all(self, pieces: Sequence[list[int]], start: int, first: int) -> FloatArray:
+        """Compute a piece of a text in each slot, all from position ``start``; the logits from ``first`` on.
+
+        As ``decode`` otherwise, the slots one after another.
+        """
+        return self._decode(self._batch.fill_all(pieces, start, first))
+
+    def _decode(self, n_outputs: int) -> FloatArray:
         code = lib.llama_decode(self._ctx, self._batch.native)
         if code != 0:
             raise DecodeError(code)
@@ -272,6 +298,10 @@ class Llama:
             return True
         lib.llama_memory_seq_rm(self._memory, slot, -1, -1)
         return False
+
+    def forget_all(self) -> None:
+        """Empty every slot."""
+        lib.llama_memory_clear(self._memory, True)
 
     def use_adapters(self, adapters: AdapterSet) -> None:
         """Apply this set of LoRA adapters to the steps to come; files are read at their first use.
@@ -310,5 +340,5 @@ class Llama:
         lib.llama_decode(self._ctx, lib.llama_batch_get_one(tokens, n - 1))
         lib.llama_synchronize(self._ctx)
         took_s = max(1, lib.llama_time_us() - start_us) / 1e6
-        lib.llama_memory_clear(self._memory, True)
+        self.forget_all()
         return float((n - 1) / took_s)

@@ -17,7 +17,8 @@ class WorkerSpec:
     """For people: "cub:latest"."""
     variant: str
     """The quantization, for people: "q8_0"."""
-    path: str
+    paths: tuple[str, ...]
+    """The model's file, or all its shards in order."""
     template: str | None
     """Chat template instead of the file's own."""
     shape: contract.ModelShape

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
@@ -18,6 +19,8 @@ _END_GRACE_S = 0.5
 """For a process whose end of the socket is closed: it is about to end, or hangs."""
 _STOP_GRACE_S = 3.0
 """For a process that was told to stop."""
+
+_log = logging.getLogger(__name__)
 
 
 class Worker:
@@ -66,14 +69,24 @@ class Worker:
         assert self._link is not None, "serve comes after load"
         broken: LinkBroken | None = None
         try:
-            await self._link.read_answers()
-        except LinkBroken as error:
-            broken = error
+            broken = await self._read_answers(self._link)
+            await self._end(is_hopeless=broken is not None)
         except BaseException:
             self._kill()
             raise
-        await self._end(is_hopeless=broken is not None)
-        self._link.fail(self._death(broken))
+        finally:
+            self._link.fail(self._death(broken))
+
+    async def _read_answers(self, link: Link) -> LinkBroken | None:
+        """Pass answers on while the link holds; returns what broke it, if it was not closed."""
+        try:
+            await link.read_answers()
+        except LinkBroken as error:
+            return error
+        except Exception as error:
+            _log.exception("unexpected error while reading from %s", self.spec.label)
+            return LinkBroken(f"what Beast failed to read ({error!r})")
+        return None
 
     def stop(self) -> None:
         """Begin to end the process; load raises or serve returns when it is gone."""
@@ -117,7 +130,9 @@ class Worker:
         return self._link
 
     def _load_frame(self) -> ipc.Load:
-        return ipc.Load(path=self.spec.path, template=self.spec.template, settings=self.spec.settings)
+        return ipc.Load(
+            paths=list(self.spec.paths), label=self.spec.label, template=self.spec.template, settings=self.spec.settings
+        )
 
     def _progress_to(self, on_progress: Callable[[float], None]) -> Callable[[float], None]:
         def progress(fraction: float) -> None:

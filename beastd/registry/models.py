@@ -9,10 +9,11 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
-    from beastd.contract import Options
     from beastd.ipc import Adapter
-    from beastd.registry.modelfile import AdapterFile
+    from beastd.registry.description import AdapterFile, Description, Files
+    from beastd.registry.modelfile import Fields
     from beastd.registry.names import ModelName
+    from beastd.registry.places import Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,35 +21,46 @@ class Variant:
     """One quantization of a model."""
 
     name: str
-    path: Path
-    """The file, or the first of its shards."""
+    files: Files
+    """The file, or all its shards in order."""
     size_bytes: int
-    """All shards."""
+    """All shards; 0 when one is missing."""
     digest: str
-    """64 hex digits: the sha256 its description declares, else one over the files' names, sizes and times."""
+    """64 hex digits: the blob's or the declared sha256, else one over the files' names, sizes and times."""
+    problem: str | None = None
+    """Why it cannot be used: a file is missing, or is not what was registered."""
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model whose description is sound and whose files exist. No GGUF was opened for it."""
+    """A model whose description is sound. No GGUF was opened for it."""
 
     name: ModelName
+    place: Place
+    description: Description
     variants: dict[str, Variant]
     """In the description's order."""
     default: Variant
-    adapters: dict[str, AdapterFile]
-    draft: Path | None
-    parameters: Options
-    template: str | None
-    system: str | None
-    license: str | None
-    description: str | None
-    source: str
-    """The description's text."""
+    problems: tuple[str, ...]
+    """Files that are missing or were changed, of variants, adapters and the draft."""
     digest: str
     """64 hex digits over the description and its files' sizes and times. As Ollama's, it changes with any of them."""
     modified_at: datetime
-    is_builtin: bool
+
+    @property
+    def fields(self) -> Fields:
+        """The description as written."""
+        return self.description.fields
+
+    @property
+    def adapters(self) -> dict[str, AdapterFile]:
+        """LoRAs by name."""
+        return self.description.adapters
+
+    @property
+    def is_builtin(self) -> bool:
+        """Whether it came inside the package."""
+        return self.place.is_builtin
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +76,7 @@ class Resolved:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A description that is no usable model, and why."""
+    """A description that is no usable model or lacks some file, and why."""
 
     path: Path
     message: str

@@ -83,7 +83,7 @@ def parse_name(text: str) -> ModelName:
     for part in parts:
         if not is_part(part):
             raise _refusal(text, _why(part))
-    if len(path) == 2 and not _is_host(path[0]):
+    if len(path) == 2 and not is_host(path[0]):
         raise _refusal(text, f"'{path[0][:40]}' is not a host")
     return ModelName(
         name=name,
@@ -100,7 +100,8 @@ def is_part(text: str) -> bool:
     return len(text) <= MAX_PART_CHARS and ".." not in text and _PART.fullmatch(text) is not None
 
 
-def _is_host(text: str) -> bool:
+def is_host(text: str) -> bool:
+    """Whether a text can be the host of a name: a part, maybe with a port."""
     return len(text) <= MAX_HOST_CHARS and ".." not in text and _HOST.fullmatch(text) is not None
 
 

@@ -1,4 +1,4 @@
-"""Which models exist: the built-in ones and the user's, found by name."""
+"""Which models exist: the user's, shared ones and the built-in ones, found by name."""
 
 from __future__ import annotations
 
@@ -13,137 +13,208 @@ from beastd.errors import BadModel, ModelNotFound
 from beastd.ipc import Adapter
 from beastd.nearest import near
 from beastd.registry.cache import Cache, stamp_of
-from beastd.registry.gguf import read_header, shard_paths
-from beastd.registry.modelfile import describe
+from beastd.registry.description import describe
+from beastd.registry.facts import FactsFile
+from beastd.registry.gguf import read_shards
+from beastd.registry.locate import Locator, digest_of
 from beastd.registry.models import Listing, Model, Problem, Resolved, Variant
-from beastd.registry.names import AdapterName, parse_name
-from beastd.registry.places import find_places
-from beastd.yamlfile import YamlError, read_yaml
+from beastd.registry.names import DEFAULT_TAG, AdapterName, parse_name
+from beastd.registry.places import Folder, find_place, find_places
+from beastd.yamlfile import YamlError, read_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from beastd.contract import ModelShape
     from beastd.registry.cache import Stamp
+    from beastd.registry.description import Description, Files
+    from beastd.registry.facts import Facts
     from beastd.registry.header import Header
-    from beastd.registry.modelfile import AdapterFile, Description
     from beastd.registry.names import ModelName
     from beastd.registry.places import Place
-
-__all__ = ["BUILTIN_DIR", "Listing", "Model", "Problem", "Registry", "Resolved", "Variant"]
+    from beastd.yamlfile import Trail
 
 BUILTIN_DIR = Path(__file__).parent.parent / "builtin"
 """The models inside the package."""
 
-MAX_CACHED_HEADERS = 256
+HUB_HOSTS = frozenset({"hf.co", "huggingface.co"})
+"""Hosts whose tags name quantizations, so that ``hf.co/user/repo:Q4_K_M`` is a variant."""
+
+MAX_CACHED_HEADERS = 32
 MAX_CACHED_DESCRIPTIONS = 4096
 
 
 class Registry:
     """Answers questions about models on disk. Holds nothing but caches: the files are the truth."""
 
-    def __init__(self, builtin_dir: Path, models_dir: Path) -> None:
-        self._builtin_dir = builtin_dir
-        self._models_dir = models_dir
+    def __init__(self, models_dirs: Sequence[Path], facts_file: Path, builtin_dir: Path = BUILTIN_DIR) -> None:
+        """``models_dirs``: the user's own first, then those shared with others."""
+        self._folders = [*(Folder(path) for path in models_dirs), Folder(builtin_dir, is_builtin=True)]
+        self.locator = Locator(models_dirs, builtin_dir)
         self._descriptions: Cache[Description] = Cache(MAX_CACHED_DESCRIPTIONS)
         self._headers: Cache[Header] = Cache(MAX_CACHED_HEADERS)
+        self._facts = FactsFile(facts_file)
 
     def list(self) -> Listing:
         """Every model. A broken description becomes a problem and hides no other model. Opens no GGUF."""
-        places, problems = find_places(self._models_dir, self._builtin_dir)
+        places, problems = find_places(self._folders)
         models = []
         for place in places.values():
             try:
                 models.append(self._model(place))
             except BadModel as e:
                 problems.append(Problem(place.path, e.message))
+        problems += [Problem(model.place.path, message) for model in models for message in model.problems]
         return Listing(sorted(models, key=lambda model: str(model.name).lower()), problems)
+
+    def find(self, name: ModelName) -> Model | None:
+        """The model of this name, its variant and adapters left aside. Raises BadModel for a broken one."""
+        place = find_place(name, self._folders)
+        return None if place is None else self._model(place)
+
+    def has(self, name: ModelName) -> bool:
+        """Whether something, sound or broken, has this name."""
+        return find_place(name, self._folders) is not None
+
+    def place(self, name: ModelName) -> Place:
+        """Where a model, sound or broken, is described. Raises ModelNotFound, with names that are near."""
+        place = find_place(name, self._folders)
+        if place is None:
+            raise self._not_found(name)
+        return place
+
+    def get(self, name: ModelName) -> Model:
+        """As ``find``. Raises ModelNotFound, with names that are near."""
+        return self._model(self.place(name))
 
     def resolve(self, text: str, default_model: str) -> Resolved:
         """The model, variant and adapters a name stands for; an empty one means the default model.
 
         Raises BadRequest for what is no name, ModelNotFound for one that nothing has, BadModel for a broken model.
         """
-        asked = parse_name(text or default_model)
-        places, _ = find_places(self._models_dir, self._builtin_dir)
-        place = places.get(replace(asked, variant=None, adapters=()))
-        if place is None:
-            raise _not_found(asked, places)
-        model = self._model(place)
+        asked = self.with_hub_tag(parse_name(text or default_model))
+        model = self.get(asked)
         adapters = [(_spelled(model, "adapter", it.name, model.adapters), it.scale) for it in asked.adapters]
         variant = _spelled(model, "variant", asked.variant, model.variants) if asked.variant else None
         return Resolved(
             name=replace(model.name, variant=variant, adapters=tuple(AdapterName(*it) for it in adapters)),
             model=model,
-            variant=model.variants[variant] if variant else model.default,
-            adapters=[_adapter(model.adapters[it], scale) for it, scale in adapters],
+            variant=_usable(model, model.variants[variant] if variant else model.default),
+            adapters=_adapters(model, dict(adapters)),
         )
 
-    def header(self, path: Path) -> Header:
+    def header(self, files: Files) -> Header:
         """The header of a variant, adapter or draft, read if it is not known. Blocks: up to 0.3 s for large ones.
 
         Raises BadModel.
         """
-        return self._headers.get(_stamp(path), lambda: read_header(path))
+        return self._headers.get(_stamp(files), lambda: read_shards(files))
 
-    def shape(self, path: Path) -> ModelShape:
+    def shape(self, files: Files) -> ModelShape:
         """What decides a variant's memory and limits. Blocks as header does. Raises BadModel."""
-        return self.header(path).shape()
+        return self.header(files).shape()
+
+    def facts(self, files: Files) -> Facts:
+        """What lists tell of a variant. Blocks as header does, the first time. Raises BadModel."""
+        return self._facts.get(_stamp(files), lambda: read_shards(files))
+
+    def save_facts(self) -> None:
+        """Remember facts for the next daemon."""
+        self._facts.save()
+
+    def with_hub_tag(self, asked: ModelName) -> ModelName:
+        """The name with a hub's tag as its variant: there, tags name quantizations. Unless a model has that tag."""
+        is_tagged = asked.host in HUB_HOSTS and asked.tag != DEFAULT_TAG and asked.variant is None
+        if is_tagged and find_place(asked, self._folders) is None:
+            return replace(asked, tag=DEFAULT_TAG, variant=asked.tag)
+        return asked
+
+    def _not_found(self, asked: ModelName) -> ModelNotFound:
+        names = near(asked.short, [name.short for name in find_places(self._folders)[0]])
+        hint = f"did you mean {' or '.join(names)}? " if names else ""
+        return ModelNotFound(f"model '{asked.short}' not found; {hint}`beast list` shows all")
 
     def _model(self, place: Place) -> Model:
         description = self._description(place.path)
-        stamps = {path: _stamp(path, description.where(trail)) for trail, path in description.files()}
-        files = sorted((Path(file).name, *rest) for stamp in stamps.values() for file, *rest in stamp)
-        variants = {key: _variant(key, path, stamps[path], description) for key, path in description.variants.items()}
-        modified_ns = max(mtime_ns for stamp in (_stamp(place.path), *stamps.values()) for _, _, mtime_ns in stamp)
+        problems: list[str] = []
+        stamps = {files: _try_stamp(files, description, trail, problems) for trail, files in description.files()}
+        variants = {
+            key: _variant(key, files, stamps[files], description) for key, files in description.variants.items()
+        }
+        if all(variant.problem for variant in variants.values()):
+            raise BadModel(problems[0])
+        known = [*stamp_of([place.path]), *(entry for stamp in stamps.values() for entry in stamp or ())]
+        facts = sorted((Path(file).name, *rest) for file, *rest in known[1:])
         return Model(
             name=place.name,
+            place=place,
+            description=description,
             variants=variants,
             default=variants[description.default],
-            adapters=description.adapters,
-            draft=description.draft,
-            parameters=description.parameters,
-            template=description.template,
-            system=description.system,
-            license=description.license,
-            description=description.description,
-            source=description.text,
-            digest=_hash([description.text, files]),
-            modified_at=datetime.fromtimestamp(modified_ns / 1e9, UTC),
-            is_builtin=place.is_builtin,
+            problems=tuple(problems),
+            digest=_hash([description.text, facts]),
+            modified_at=datetime.fromtimestamp(max(mtime_ns for _, _, mtime_ns in known) / 1e9, UTC),
         )
 
     def _description(self, path: Path) -> Description:
         try:
-            return self._descriptions.get(_stamp(path), lambda: describe(read_yaml(path), path))
+            return self._descriptions.get(stamp_of([path]), lambda: describe(read_text(path), path, self.locator))
         except YamlError as e:
             raise BadModel(f"{path}{f' line {e.line}' if e.line else ''}: {e.message}") from e
         except OSError as e:
             raise BadModel(f"cannot read {path}: {e.strerror}") from e
 
 
-def _stamp(path: Path, where: str | None = None) -> Stamp:
-    """The stamp of a file or all its shards. Raises BadModel, beginning with the field that named it."""
-    prefix = f"{where}: " if where else ""
+def _stamp(files: Files) -> Stamp:
     try:
-        return stamp_of(shard_paths(path))
+        return stamp_of(files)
     except OSError as e:
-        raise BadModel(f"{prefix}cannot read {e.filename}: {e.strerror}; correct the path, or get the file") from e
+        raise BadModel(f"cannot read {e.filename}: {e.strerror}; correct the path, or get the file") from e
+
+
+def _try_stamp(files: Files, description: Description, trail: Trail, problems: list[str]) -> Stamp | None:
+    """The files' stamp; None when one is missing or changed, which is added to the problems."""
+    try:
+        stamp = _stamp(files)
+        for path, size_bytes, modified_ns in stamp:
+            was = description.registered.get(Path(path))
+            if was and (was.bytes, was.modified_ns) != (size_bytes, modified_ns):
+                raise BadModel(
+                    f"{path} has changed since it was registered; `beast import` it again to take it as it is"
+                )
     except BadModel as e:
-        raise BadModel(prefix + e.message) from e
+        problems.append(f"{description.places.where(trail)}: {e.message}")
+        return None
+    return stamp
 
 
-def _variant(name: str, path: Path, stamp: Stamp, description: Description) -> Variant:
-    digest = description.sha256.get(path) or _hash([(Path(file).name, *rest) for file, *rest in stamp])
-    return Variant(name, path, sum(size_bytes for _, size_bytes, _ in stamp), digest)
+def _variant(name: str, files: Files, stamp: Stamp | None, description: Description) -> Variant:
+    if stamp is None:
+        return Variant(name, files, 0, "", "a file of it is missing or was changed")
+    known = [digest_of(path) or description.sha256.get(path) for path in files]
+    digest = known[0] if len(known) == 1 else None
+    facts = known if all(known) else [(Path(file).name, *rest) for file, *rest in stamp]
+    return Variant(name, files, sum(size_bytes for _, size_bytes, _ in stamp), digest or _hash(facts))
+
+
+def _usable(model: Model, variant: Variant) -> Variant:
+    if variant.problem:
+        others = [f"@{it.name}" for it in model.variants.values() if not it.problem]
+        hint = f" ({', '.join(others)} can be used)" if others else ""
+        raise BadModel(f"{model.name.short}@{variant.name}: {model.problems[0]}{hint}")
+    return variant
 
 
 def _hash(facts: object) -> str:
     return sha256(json.dumps(facts).encode()).hexdigest()
 
 
-def _adapter(file: AdapterFile, scale: float | None) -> Adapter:
-    return Adapter(str(file.path), file.scale if scale is None else scale)
+def _adapters(model: Model, asked: dict[str, float | None]) -> list[Adapter]:
+    """Those asked for, after those that are on by themselves; a scale of 0 switches one off."""
+    names = {name: None for name, file in model.adapters.items() if file.is_applied} | asked
+    files = {name: model.adapters[name] for name in names}
+    scales = {name: files[name].scale if scale is None else scale for name, scale in names.items()}
+    return [Adapter(str(file.path), scales[name]) for name, file in files.items() if scales[name]]
 
 
 def _spelled(model: Model, what: str, asked: str, known: Iterable[str]) -> str:
@@ -154,9 +225,3 @@ def _spelled(model: Model, what: str, asked: str, known: Iterable[str]) -> str:
         has = f"it has {', '.join(known)}" if known else "it has none"
         raise ModelNotFound(f"model '{model.name.short}' has no {what} '{asked}'; {has}")
     return found
-
-
-def _not_found(asked: ModelName, known: Iterable[ModelName]) -> ModelNotFound:
-    names = near(asked.short, [name.short for name in known])
-    hint = f"did you mean {' or '.join(names)}? " if names else ""
-    return ModelNotFound(f"model '{asked.short}' not found; {hint}`beast list` shows all")

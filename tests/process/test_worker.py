@@ -28,7 +28,7 @@ SHORT = ipc.Submit(id=0, prompt=ipc.Prompt(raw="Once upon a time"), sampling=ipc
 def spec(key: str = "cub", *, path: Path = CUB, n_parallel: int = 2) -> WorkerSpec:
     # One thread: threads that wait for each other crawl on a machine that runs other tests too.
     settings = ipc.LoadSettings(n_ctx=1024, n_parallel=n_parallel, n_threads=1)
-    return WorkerSpec(key, key, "q2_k", str(path), None, read_header(CUB).shape(), settings)
+    return WorkerSpec(key, key, "q2_k", (str(path),), None, read_header(CUB).shape(), settings)
 
 
 @pytest.fixture

@@ -67,7 +67,7 @@ class Forge:
 @pytest.fixture(scope="module")
 def llama() -> Llama:
     settings = ipc.LoadSettings(n_ctx=512, n_parallel=N_PARALLEL)
-    return Llama(str(CUB / "cub-q8_0.gguf"), settings, lambda _fraction: None)
+    return Llama(ipc.Load(paths=[str(CUB / "cub-q8_0.gguf")], label="cub", settings=settings), lambda _fraction: None)
 
 
 @pytest.fixture

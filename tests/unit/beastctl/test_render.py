@@ -75,3 +75,37 @@ def test_timings_do_not_credit_cached_tokens_to_the_prompt_rate() -> None:
     final = {"prompt_eval_count": 100, "prompt_eval_cached_count": 90, "prompt_eval_duration": 10**9, "eval_count": 5}
     assert "prompt eval rate:     10.00 tokens/s" in render.timings(final)
     assert "eval rate:            -" in render.timings(final)
+
+
+def test_elastic_columns_give_way_to_the_terminal() -> None:
+    """The widest first, and none below what can still be read; nothing changes where there is room."""
+    header, rows = ("A", "B", "C"), [("name", "b" * 20, "c" * 30), ("n", "short", "x")]
+    lines = render.table(header, rows, elastic=(1, 2), width=40).splitlines()
+    assert max(map(len, lines)) == 40
+    assert lines[1] == "name   " + "b" * 14 + "…   " + "c" * 14 + "…"
+    assert render.table(header, rows, elastic=(1, 2), width=200) == render.table(header, rows)
+    narrow = render.table(header, rows, elastic=(1, 2), width=5).splitlines()[1]
+    assert narrow == "name   bbbbbbb…   ccccccc…"
+    assert render.table(("A", "B"), [("a" * 30, "b")], elastic=(1,), width=10).splitlines()[1] == "a" * 30 + "   b"
+
+
+@pytest.mark.parametrize(
+    ("text", "width", "n_tail", "clipped"),
+    [
+        ("model.gguf", 10, 0, "model.gguf"),
+        ("model.gguf", 6, 0, "model…"),
+        ("model-00001.gguf", 10, 5, "mode….gguf"),
+        ("模型模型", 5, 0, "模型…"),
+        ("模型模型", 4, 1, "…型"),
+    ],
+)
+def test_what_is_too_long_is_clipped_to_cells(text: str, width: int, n_tail: int, clipped: str) -> None:
+    """Wide characters take two."""
+    assert render.clip(text, width, n_tail) == clipped
+    assert render.cells(clipped) <= width
+
+
+@pytest.mark.parametrize(("n", "text"), [(40, "40"), (999, "999"), (2050, "2.05k"), (596e6, "596M"), (1.7e9, "1.7B")])
+def test_counts_have_three_digits(n: float, text: str) -> None:
+    """For parameters and tokens."""
+    assert render.count(n) == text

@@ -1,24 +1,28 @@
-"""Model descriptions: what they mean and how a wrong one is told."""
+"""Modelfiles and descriptions: what they mean, how a wrong one is told, and that they are written as they are read."""
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beastd.contract import Options
+from beastd.contract import Message, Options
 from beastd.errors import BadModel
-from beastd.registry.modelfile import AdapterFile, Description, describe
+from beastd.registry.description import AdapterFile, Description, describe
+from beastd.registry.locate import Locator
+from beastd.registry.modelfile import AdapterFields, Fields, Registered, dump, parse_modelfile
 from beastd.yamlfile import YamlError, parse_yaml
 
 SOURCE = Path("/models/m.yaml")
+LOCATOR = Locator([Path("/models")], Path("/package"))
 
 
 def read(text: str) -> Description:
-    return describe(parse_yaml(text), SOURCE)
+    return describe(text, SOURCE, LOCATOR)
 
 
 def test_every_field_is_read():
@@ -43,13 +47,14 @@ sha256:
 """
     )
     folder = Path("/models/files")
-    assert found.variants == {"q8_0": folder / "m-q8_0.gguf", "f16": Path("/elsewhere/m-f16.gguf")}
+    assert found.variants == {"q8_0": (folder / "m-q8_0.gguf",), "f16": (Path("/elsewhere/m-f16.gguf"),)}
     assert found.default == "f16"
     pirate, poet = AdapterFile(folder / "pirate.gguf", 1.0), AdapterFile(folder / "poet.gguf", 0.5)
     assert found.adapters == {"pirate": pirate, "poet": poet}
     assert found.draft == folder / "draft.gguf"
-    assert found.parameters == Options(temperature=0, stop=["a", "b"], num_ctx=2048)
-    texts = (found.template, found.system, found.license, found.description)
+    assert found.fields.parameters == Options(temperature=0, stop=["a", "b"], num_ctx=2048)
+    it = found.fields
+    texts = (it.template, it.system, it.license, it.description)
     assert texts == ("{{ messages }}", "Be brief.", "MIT", "A model.")
     assert found.sha256 == {folder / "m-q8_0.gguf": "ab" * 32}
 
@@ -63,7 +68,7 @@ def test_the_first_variant_is_the_default():
 def test_every_named_file_knows_its_field():
     """A missing file can be told by file, line and field."""
     found = read("variants:\n  q: q.gguf\nadapters:\n  p: p.gguf\ndraft: d.gguf\n")
-    assert [found.where(trail) for trail, _ in found.files()] == [
+    assert [found.places.where(trail) for trail, _ in found.files()] == [
         "/models/m.yaml line 2: variants.q",
         "/models/m.yaml line 4: adapters.p",
         "/models/m.yaml line 5: draft",
@@ -76,10 +81,10 @@ GOOD = "variants: {q: q.gguf}\n"
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("", "missing required field `variants`"),
+        ("", "variants: a model needs at least one"),
         ("variants: {}", "line 1: variants: a model needs at least one"),
         ("variants: q.gguf", "line 1: variants: Expected `object`"),
-        ("variants:\n  q: 3", "line 1: variants: Expected `str`, got `int`"),
+        ("variants:\n  q: 3", "line 1: variants: Expected `str | array`, got `int`"),
         ("variants:\n  q: ''", r"line 2: variants\.q: a file's path"),
         ('variants:\n  q: "a\\0b"', r"line 2: variants\.q: a file's path"),
         ("variants:\n  a/b: q.gguf", "line 2: variants.a/b: a name is letters"),
@@ -116,9 +121,8 @@ VALUES = st.recursive(
 @given(st.dictionaries(KEYS, VALUES, max_size=6))
 def test_any_data_is_a_description_or_bad_model(data):
     """Nothing else is raised, whatever the fields hold."""
-    document = parse_yaml("")
     try:
-        found = describe(type(document)("", data, {}), SOURCE)
+        found = describe(json.dumps(data), SOURCE, LOCATOR)  # JSON is YAML
     except BadModel:
         return
     assert found.default in found.variants
@@ -129,3 +133,55 @@ def test_any_text_is_yaml_or_refused(text):
     """The parser's own exceptions never come through."""
     with suppress(YamlError):
         assert isinstance(parse_yaml(text).data, dict)
+
+
+DIGEST = "ab" * 32
+
+
+def test_files_are_named_by_digest_and_by_their_place_in_the_package():
+    """Such names mean the same in every description."""
+    found = read(
+        f"variants: {{q: sha256:{DIGEST}, s: [sha256:{DIGEST}, 'builtin:cub/b.gguf'], t: x-00001-of-00002.gguf}}"
+    )
+    blob = Path(f"/models/.blobs/sha256-{DIGEST}")
+    shards = tuple(Path(f"/models/x-{n:05d}-of-00002.gguf") for n in (1, 2))
+    assert found.variants == {"q": (blob,), "s": (blob, Path("/package/cub/b.gguf")), "t": shards}
+    assert found.digests() == {DIGEST}
+    assert [LOCATOR.name(path) for path in found.variants["s"]] == [f"sha256:{DIGEST}", "builtin:cub/b.gguf"]
+    for outside in ("builtin:../x", "builtin:cub/../../x"):
+        with pytest.raises(BadModel, match="a file's path"):
+            read(f"variants: {{q: '{outside}'}}")
+
+
+def test_a_stored_model_starts_from_nothing():
+    """What only `create` understands is refused, not ignored."""
+    with pytest.raises(BadModel, match="line 1: from: only `beast create"):
+        read("from: cub\nvariants: {q: q.gguf}")
+
+
+NAMES = st.text("abcXYZ019_.-", min_size=1, max_size=8).filter(lambda name: name[0] not in ".-" and ".." not in name)
+TEXTS = st.text(max_size=60) | st.sampled_from(
+    ["on", "1e3", "0x1f", "~", "null", "2024-01-01", "a: b", "- x", "a\n\nb\n"]
+)
+FIELDS = st.builds(
+    Fields,
+    from_=st.none() | TEXTS,
+    variants=st.dictionaries(NAMES, TEXTS | st.lists(TEXTS, max_size=3), max_size=3),
+    adapters=st.dictionaries(NAMES, st.builds(AdapterFields, TEXTS, st.floats(-9, 9), st.booleans()), max_size=2),
+    parameters=st.builds(
+        Options, temperature=st.none() | st.floats(0, 9), stop=st.none() | st.lists(TEXTS, max_size=2)
+    ),
+    template=st.none() | TEXTS,
+    system=st.none() | TEXTS,
+    messages=st.lists(st.builds(Message, role=st.just("user"), content=TEXTS), max_size=2),
+    license=st.none() | TEXTS,
+    sha256=st.dictionaries(TEXTS, st.just(DIGEST), max_size=2),
+    registered=st.dictionaries(TEXTS, st.builds(Registered, st.integers(0, 2**50), st.integers(0, 2**60)), max_size=2),
+)
+
+
+@settings(max_examples=50)
+@given(FIELDS)
+def test_what_is_written_reads_back_as_the_same(fields):
+    """Texts that look like numbers, dates or YAML, control characters, and long lines among them."""
+    assert parse_modelfile(dump(fields), "m")[0] == fields

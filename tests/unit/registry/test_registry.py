@@ -9,7 +9,7 @@ import pytest
 
 from beastd.errors import BadModel, BadRequest, ModelNotFound
 from beastd.ipc import Adapter
-from beastd.registry.registry import BUILTIN_DIR, Registry
+from beastd.registry.registry import Registry
 
 MODEL = "variants: {q8_0: model.gguf, q4: model.gguf}\nadapters: {pirate: {path: lora.gguf, scale: 0.5}}\n"
 
@@ -20,7 +20,8 @@ class Library:
     def __init__(self, root: Path, gguf_bytes: bytes) -> None:
         self.builtin, self.user = root / "builtin", root / "models"
         self._gguf_bytes = gguf_bytes
-        self.registry = Registry(self.builtin, self.user)
+        self.facts = root / "facts.json"
+        self.registry = Registry([self.user], self.facts, self.builtin)
 
     def add(self, path: Path, text: str = MODEL) -> Path:
         """Write a description, and the files it may name beside it."""
@@ -156,24 +157,24 @@ def test_a_change_of_a_file_is_seen(library):
     """No answer is older than the files: descriptions, sizes, digests and headers."""
     path = library.add(library.user / "m.yaml")
     before = library.registry.resolve("m", "").model
-    header = library.registry.header(library.user / "model.gguf")
-    assert library.registry.header(library.user / "model.gguf") is header
+    header = library.registry.header((library.user / "model.gguf",))
+    assert library.registry.header((library.user / "model.gguf",)) is header
     path.write_text(MODEL + "system: New.\n")
     with (library.user / "model.gguf").open("ab") as stream:
         stream.write(b"more")
     after = library.registry.resolve("m", "").model
-    assert (before.system, after.system) == (None, "New.")
+    assert (before.fields.system, after.fields.system) == (None, "New.")
     assert after.variants["q8_0"].size_bytes == before.variants["q8_0"].size_bytes + 4
     assert after.variants["q8_0"].digest != before.variants["q8_0"].digest
     assert len({before.digest, after.digest}) == 2
-    assert library.registry.header(library.user / "model.gguf").size_bytes == header.size_bytes + 4
+    assert library.registry.header((library.user / "model.gguf",)).size_bytes == header.size_bytes + 4
 
 
 def test_a_digest_is_stable_while_nothing_changes(library):
     """It identifies a model across daemons; a declared one is taken as it is."""
     library.add(library.user / "m.yaml", MODEL + f"sha256: {{model.gguf: {'ab' * 32}}}")
     first = library.registry.resolve("m", "").model
-    assert Registry(library.builtin, library.user).resolve("m", "").model.digest == first.digest
+    assert Registry([library.user], library.facts, library.builtin).resolve("m", "").model.digest == first.digest
     assert len(first.digest) == 64
     assert first.variants["q4"].digest == "ab" * 32
 
@@ -184,18 +185,18 @@ def test_listing_opens_no_gguf(library):
     (library.user / "model.gguf").write_bytes(b"not a GGUF")
     assert library.names() == ["m:latest"]
     with pytest.raises(BadModel, match="not a GGUF"):
-        library.registry.shape(library.user / "model.gguf")
+        library.registry.shape((library.user / "model.gguf",))
 
 
-def test_the_package_has_cub():
+def test_the_package_has_cub(tmp_path):
     """The built-in model is whole: every file its description names is there and is what it says."""
-    registry = Registry(BUILTIN_DIR, BUILTIN_DIR / "none")
+    registry = Registry([], tmp_path / "facts.json")
     cub = registry.resolve("cub+pirate", "").model
     assert list(cub.variants) == ["q8_0", "q4_k_m", "q2_k", "f16"]
     assert cub.default.name == "q8_0"
     for variant in cub.variants.values():
-        assert registry.header(variant.path).quantization.lower() == variant.name
-    assert registry.header(cub.adapters["pirate"].path).is_adapter
-    assert cub.draft is not None
-    assert registry.shape(cub.draft).n_vocab == registry.shape(cub.variants["q8_0"].path).n_vocab
-    assert "Built with Llama" in (cub.license or "")
+        assert registry.header(variant.files).quantization.lower() == variant.name
+    assert registry.header((cub.adapters["pirate"].path,)).is_adapter
+    assert cub.description.draft is not None
+    assert registry.shape((cub.description.draft,)).n_vocab == registry.shape(cub.variants["q8_0"].files).n_vocab
+    assert "Built with Llama" in (cub.fields.license or "")

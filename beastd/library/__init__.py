@@ -1,0 +1,1 @@
+"""The librarian: verbs that change which models exist, and what they take."""

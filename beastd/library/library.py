@@ -1,0 +1,163 @@
+"""The library's verbs as a client may ask for them: quick ones answer, long ones give a job to watch."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import msgspec
+
+from beastd.errors import Forbidden
+from beastd.jobs.job import Job
+from beastd.library.adapters import add_adapter
+from beastd.library.contract import (
+    AdapterRequest,
+    CopyRequest,
+    CreateRequest,
+    DeleteRequest,
+    EditRequest,
+    ExportRequest,
+    ImportRequest,
+    MoveRequest,
+    PerplexityRequest,
+    PruneRequest,
+    PullRequest,
+    QuantizeRequest,
+)
+from beastd.library.create import create, parse_new_name
+from beastd.library.desk import Desk
+from beastd.library.elsewhere import export, move
+from beastd.library.pull import parse_wanted, pull
+from beastd.library.quantize import perplexity, quantize
+from beastd.library.register import import_
+from beastd.library.remove import delete, edit
+from beastd.library.space import Removal, prunable, prune, usage
+from beastd.library.upload import Upload
+from beastd.registry.catalog import CatalogEntry
+
+LONGEST_KEY = 200
+
+
+class Library:
+    """Everything a client may do to models on disk. ``is_local``: it is on the Unix socket, so its paths mean ours."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._jobs = desk.jobs
+
+    # --- long work: a job, which goes on when its client leaves ---
+
+    def pull(self, request: PullRequest, *, is_local: bool) -> Job:
+        """Get a model, or join the pull of the same one. Raises BadRequest, ModelNotFound, Forbidden."""
+        wanted = parse_wanted(request, self._desk.catalog, is_local=is_local)
+        subject = request.model or str(request.name)
+        return self._jobs.start("pull", subject, repr(wanted), lambda job: pull(self._desk, wanted, job))
+
+    def create(self, request: CreateRequest, *, is_local: bool) -> Job:
+        """Make a model. Raises BadRequest for its name."""
+        name = parse_new_name(request.model)
+        return self._start(
+            "create", name.short, request, lambda job: create(self._desk, request, job, is_local=is_local)
+        )
+
+    def quantize(self, request: QuantizeRequest, *, is_local: bool) -> Job:
+        """Make variants of a model. Raises Forbidden for an importance matrix named over TCP."""
+        if request.imatrix:
+            _check_local("imatrix", is_local)
+        return self._start("quantize", request.model, request, lambda job: quantize(self._desk, request, job))
+
+    def perplexity(self, request: PerplexityRequest, *, is_local: bool) -> Job:
+        """Measure how well a model predicts a text. Raises Forbidden."""
+        _check_local("file", is_local)
+        return self._start("perplexity", request.model, request, lambda job: perplexity(self._desk, request, job))
+
+    def add_adapter(self, request: AdapterRequest, *, is_local: bool) -> Job:
+        """Give a model an adapter."""
+        work = lambda job: add_adapter(self._desk, request, job, is_local=is_local)  # noqa: E731
+        return self._start("adapter", f"{request.base}+{request.name}", request, work)
+
+    def import_(self, request: ImportRequest, *, is_local: bool) -> Job:
+        """Register models that are on this machine. Raises Forbidden."""
+        _check_local("paths", is_local)
+        subject = ", ".join(request.paths)[:LONGEST_KEY]
+        return self._start("import", subject, request, lambda job: import_(self._desk, request, job))
+
+    def export(self, request: ExportRequest, *, is_local: bool) -> Job:
+        """Write a model into one file. Raises Forbidden."""
+        _check_local("file", is_local)
+        return self._start("export", request.model, request, lambda job: export(self._desk, request, job))
+
+    def move(self, request: MoveRequest, *, is_local: bool) -> Job:
+        """Move the models folder. Raises Forbidden."""
+        _check_local("folder", is_local)
+        return self._start("move", request.folder, request, lambda job: move(self._desk, request, job))
+
+    def _start(self, kind: str, subject: str, request: msgspec.Struct, work: Any) -> Job:
+        return self._jobs.start(kind, subject, msgspec.json.encode(request).decode(), work)
+
+    def jobs(self) -> list[Job]:
+        """Those that ended lately, then those under way."""
+        return self._jobs.all()
+
+    def job(self, id_: str) -> Job:
+        """One of them. Raises ModelNotFound."""
+        return self._jobs.get(id_)
+
+    # --- quick work ---
+
+    def copy(self, request: CopyRequest) -> None:
+        """Give a model a second name. Raises ModelNotFound, Conflict, ReadOnly."""
+        resolved = self._desk.resolve(request.source)
+        self._desk.keeper.copy(resolved.model, parse_new_name(request.destination))
+
+    async def delete(self, request: DeleteRequest) -> dict[str, Any]:
+        """Unload and remove a model, variant or adapter. Raises ModelNotFound, ReadOnly, Conflict."""
+        return await delete(self._desk, request)
+
+    async def edit(self, request: EditRequest) -> dict[str, Any]:
+        """Replace a model's modelfile. Raises BadModel with file, line and field."""
+        return await edit(self._desk, request)
+
+    def search(self, text: str) -> list[tuple[CatalogEntry, bool]]:
+        """What the catalog has, best first, and whether it is here already."""
+        return [(it, self._desk.registry.has(it.name)) for it in self._desk.catalog.search(text)]
+
+    async def usage(self) -> Any:
+        """What the models take on disk."""
+        desk = self._desk
+        listing = await asyncio.to_thread(desk.registry.list)
+        return await asyncio.to_thread(usage, listing.models, desk.store, desk.keeper.references())
+
+    async def prune(self, request: PruneRequest) -> dict[str, Any]:
+        """Remove what nothing uses; or tell what would be."""
+        desk = self._desk
+        found = prunable(
+            desk.store,
+            desk.keeper.references(),
+            older_than_s=desk.jobs.oldest_s,
+            partial_age_s=request.partial_age_s,
+            now=time.time(),
+        )
+        n_bytes = await self._prune(found, is_dry=request.dry_run)
+        removed = [{"path": str(it.path), "bytes": it.n_bytes, "kind": it.kind} for it in found]
+        return {"removed": removed, "bytes": n_bytes, "dry_run": request.dry_run}
+
+    async def _prune(self, found: list[Removal], *, is_dry: bool) -> int:
+        desk = self._desk
+        if is_dry:
+            return sum(it.n_bytes for it in found)
+        return await asyncio.to_thread(prune, found, desk.store, desk.keeper.references)
+
+    def has_blob(self, digest: str) -> bool:
+        """Whether a blob is here; then it stays until a model can name it."""
+        return self._desk.store.claim(digest)
+
+    def upload(self, digest: str) -> Upload:
+        """A place to write a blob to."""
+        return Upload(self._desk.store, digest)
+
+
+def _check_local(field: str, is_local: bool) -> None:
+    if not is_local:
+        raise Forbidden(f"{field}: files of this machine are only taken over the Unix socket, not over TCP")

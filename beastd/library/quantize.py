@@ -1,0 +1,113 @@
+"""Quantize: new variants of a model, made by llama.cpp's own quantizer in a process of its own; and what each costs."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import uuid
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from beastd.errors import BadRequest, Conflict, DiskFull
+from beastd.jobs.job import Job
+from beastd.library.contract import PerplexityRequest, QuantizeRequest
+from beastd.library.desk import Desk, local_path
+from beastd.quants import quant_type
+from beastd.registry.models import Model, Variant
+from beastd.registry.names import ModelName
+from beastd.toolorders import Perplexity, PerplexityOrder, Quantized, QuantizeOrder
+
+SPARE_BYTES = 256 * 2**20
+"""Left free on the disk."""
+
+
+async def quantize(desk: Desk, request: QuantizeRequest, job: Job) -> dict[str, Any]:
+    """Make each variant asked for; each is part of the model as soon as it is done. Returns the reply's fields."""
+    resolved = desk.resolve(request.model)
+    model = resolved.model
+    types = [quant_type(text).name for text in request.types]
+    source = resolved.variant if resolved.name.variant else await asyncio.to_thread(_finest, desk, model, types)
+    taken = [name for name in types if name in {it.lower() for it in model.variants}]
+    if taken and not request.replace:
+        raise Conflict(f"{model.name.short} has {', '.join(taken)} already; --replace makes it anew")
+    for type_ in types:
+        if type_ == source.name.lower():
+            raise BadRequest(f"{model.name.short}@{source.name} is what it would be made of; leave {type_} out")
+    made = [await _make(desk, request, model.name, _Recipe(source, type_), job) for type_ in types]
+    return {"model": str(model.name), "variants": made}
+
+
+@dataclass(frozen=True, slots=True)
+class _Recipe:
+    """One variant to make."""
+
+    source: Variant
+    type: str
+
+
+async def _make(desk: Desk, request: QuantizeRequest, name: ModelName, recipe: _Recipe, job: Job) -> dict[str, Any]:
+    source, type_ = recipe.source, recipe.type
+    _check_room(desk, source, type_)
+    out = desk.store.partial(f"quantize-{uuid.uuid4().hex}")
+    order = QuantizeOrder(
+        sources=[str(path) for path in source.files],
+        label=f"{name.short}@{source.name}",
+        out=str(out),
+        type=type_,
+        imatrix=str(local_path(request.imatrix, None, is_local=True)) if request.imatrix else None,
+        n_threads=desk.config.threads,
+        allow_requantize=request.allow_requantize,
+    )
+    try:
+        made = await desk.tool("beastd.engine.quantize", order, job, Quantized)
+        desk.store.keep(out, made.digest)
+    finally:
+        for left in out.parent.glob(f"{out.name}*"):
+            with suppress(FileNotFoundError):
+                left.unlink()
+    fields = desk.keeper.portable(desk.registry.get(name))  # it may have changed meanwhile
+    spelled = next((it for it in fields.variants if it.lower() == type_), type_)
+    variants = fields.variants | {spelled: f"sha256:{made.digest}"}
+    desk.keeper.put(name, msgspec.structs.replace(fields, variants=variants))
+    return {"name": spelled, "size": made.size_bytes} | {
+        it: getattr(made, it) for it in ("bits_per_weight", "n_tensors", "n_fallback", "took_s")
+    }
+
+
+def _finest(desk: Desk, model: Model, types: list[str]) -> Variant:
+    """The variant with most bits a weight, those that are to be made anew left aside."""
+    usable = [it for it in model.variants.values() if not it.problem and it.name.lower() not in types]
+    if not usable:
+        raise BadRequest(f"{model.name.short} has no other variant to make {', '.join(types)} of")
+    return max(usable, key=lambda it: desk.registry.facts(it.files).bits_per_weight)
+
+
+def _check_room(desk: Desk, source: Variant, type_: str) -> None:
+    bits = desk.registry.facts(source.files).bits_per_weight
+    need = int(source.size_bytes * min(1.0, quant_type(type_).bits / bits) * 1.1) if bits else source.size_bytes
+    free = shutil.disk_usage(desk.store.partial("x").parent).free
+    if need + SPARE_BYTES > free:
+        raise DiskFull(
+            f"{type_} of {source.name} will take about {need / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; "
+            "free some space (`beast du`, `beast prune`)"
+        )
+
+
+async def perplexity(desk: Desk, request: PerplexityRequest, job: Job) -> dict[str, Any]:
+    """Measure how well a model predicts a text. Returns the reply's fields."""
+    resolved = desk.resolve(request.model)
+    order = PerplexityOrder(
+        paths=[str(path) for path in resolved.variant.files],
+        label=str(resolved.name),
+        text=str(local_path(request.file, None, is_local=True)),
+        adapters=resolved.adapters,
+        n_ctx=request.n_ctx,
+        n_chunks=request.n_chunks,
+        n_threads=desk.config.threads,
+        n_gpu_layers=desk.config.gpu_layers,
+    )
+    found = await desk.tool("beastd.engine.perplexity", order, job, Perplexity)
+    return msgspec.structs.asdict(found) | {"model": str(resolved.name), "variant": resolved.variant.name}

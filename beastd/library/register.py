@@ -1,0 +1,127 @@
+"""Import: models that are on this machine already get a description, their files stay where they are."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from beastd.errors import BadModel, BadRequest, BeastError
+from beastd.jobs.job import Job
+from beastd.library.bundle import looks_like_bundle, read_bundle, unpack
+from beastd.library.contract import ImportRequest
+from beastd.library.create import parse_new_name
+from beastd.library.desk import Desk, file_names, local_path, with_registered
+from beastd.library.importing.find import find_models
+from beastd.library.importing.found import Found, Skipped
+from beastd.registry.modelfile import AdapterFields, Fields
+from beastd.registry.models import Model
+
+
+async def import_(desk: Desk, request: ImportRequest, job: Job) -> dict[str, Any]:
+    """Find models and describe them. One that cannot be taken is told as skipped and hinders no other."""
+    found, skipped = await _find(desk, request, job)
+    if request.save_as is not None:
+        if len(found) != 1:
+            raise BadRequest(f"{len(found)} models were found: a name of your own can be given to one alone")
+        found = [replace(found[0], name=parse_new_name(request.save_as))]
+    imported = []
+    for it in found:
+        job.say(f"importing {it.name.short}")
+        try:
+            notes = [] if request.dry_run else await _take(desk, it, request, job)
+        except BeastError as e:
+            skipped.append(Skipped(it.source, e.message))
+            continue
+        imported.append(_told(it, notes))
+    if not imported and not skipped:
+        raise BadModel(f"no model was found in {', '.join(request.paths)[:500]}")
+    return {"imported": imported, "skipped": [{"source": str(it.source), "reason": it.reason} for it in skipped]}
+
+
+async def _find(desk: Desk, request: ImportRequest, job: Job) -> tuple[list[Found], list[Skipped]]:
+    found: list[Found] = []
+    skipped: list[Skipped] = []
+    for text in request.paths:
+        path = local_path(text, None, is_local=True)
+        if not path.exists():
+            raise BadModel(f"{path} does not exist; correct the path")
+        job.say(f"looking at {path}")
+        if looks_like_bundle(path):
+            found.append(await _unpacked(desk, path, request, job))
+            continue
+        for it in await asyncio.to_thread(_found_in, path, request.gguf_template):
+            if isinstance(it, Found):
+                found.append(it)
+            else:
+                skipped.append(it)
+    return found, skipped
+
+
+def _found_in(path: Path, gguf_template: bool) -> list[Found | Skipped]:
+    return list(find_models(path, gguf_template=gguf_template))
+
+
+async def _unpacked(desk: Desk, path: Path, request: ImportRequest, job: Job) -> Found:
+    info = read_bundle(path)
+    if request.dry_run:
+        return Found(info.name, info.fields, path, [])
+    fields = await desk.in_thread(job, unpack, path, desk.store)
+    return Found(info.name, fields, path, [])
+
+
+async def _take(desk: Desk, it: Found, request: ImportRequest, job: Job) -> list[str]:
+    """Describe one model; returns what is to be said besides."""
+    known = desk.registry.find(it.name)
+    fields = it.fields
+    if known is not None and not known.is_builtin and not request.replace:
+        if not _is_same(desk, known, fields):
+            raise BadRequest(
+                f"there is a model '{known.name.short}' already; --replace takes this one instead, --as gives a name"
+            )
+        fields = msgspec.structs.replace(desk.keeper.portable(known), registered={})
+    if request.mode != "in_place":
+        fields = await _adopted(desk, fields, request.mode, job)
+    desk.keeper.put(it.name, with_registered(fields, desk.registry.locator))
+    return []
+
+
+def _is_same(desk: Desk, known: Model, fields: Fields) -> bool:
+    """Whether a model is made of these files already: then only what was remembered of them is renewed."""
+    located = [
+        {desk.registry.locator.path(name, Path("/")) for name in file_names(it)}
+        for it in (desk.keeper.portable(known), fields)
+    ]
+    return located[0] == located[1]
+
+
+async def _adopted(desk: Desk, fields: Fields, mode: str, job: Job) -> Fields:
+    """The fields with every file outside the store taken into it."""
+    taken = {name: await desk.adopt(Path(name), mode, job) for name in file_names(fields) if name.startswith("/")}
+
+    def named(value: str | list[str]) -> str | list[str]:
+        return taken.get(value, value) if isinstance(value, str) else [taken.get(name, name) for name in value]
+
+    adapters = {key: it if isinstance(it, AdapterFields) else AdapterFields(it) for key, it in fields.adapters.items()}
+    return msgspec.structs.replace(
+        fields,
+        variants={key: named(value) for key, value in fields.variants.items()},
+        adapters={key: msgspec.structs.replace(it, path=taken.get(it.path, it.path)) for key, it in adapters.items()},
+        draft=taken.get(fields.draft or "", fields.draft),
+        projector=taken.get(fields.projector or "", fields.projector),
+        sha256={},
+        registered={},
+    )
+
+
+def _told(it: Found, notes: list[str]) -> dict[str, Any]:
+    return {
+        "name": it.name.short,
+        "source": str(it.source),
+        "variants": list(it.fields.variants),
+        "adapters": list(it.fields.adapters),
+        "notes": [*it.notes, *notes],
+    }

@@ -1,0 +1,55 @@
+"""A blob that a client sends: written aside, verified, then kept."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid
+from contextlib import suppress
+from types import TracebackType
+from typing import Self
+
+from beastd.durable import translated
+from beastd.errors import BadRequest
+from beastd.registry.store import Store
+
+
+class Upload:
+    """Use as a context: what was not finished is removed when it is left."""
+
+    def __init__(self, store: Store, digest: str) -> None:
+        self._store = store
+        self._digest = digest
+        self._path = store.partial(f"upload-{uuid.uuid4().hex}")
+        self._running = hashlib.sha256()
+        try:
+            self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except OSError as e:
+            raise translated(e, f"cannot write {self._path}") from e
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._file)
+        with suppress(FileNotFoundError):
+            self._path.unlink()
+
+    def write(self, data: bytes) -> None:
+        """Add to it. Blocks for the disk. Raises DiskFull, BeastError."""
+        self._running.update(data)
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(self._file, view) :]
+        except OSError as e:
+            raise translated(e, "cannot write the blob") from e
+
+    def keep(self) -> None:
+        """Make it a blob. Raises BadRequest when it is not what its digest says."""
+        found = self._running.hexdigest()
+        if found != self._digest:
+            raise BadRequest(f"the blob's sha256 is {found}, not {self._digest} as its address says; send it again")
+        self._store.keep(self._path, self._digest)
