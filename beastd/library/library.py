@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from beastd.errors import Forbidden
+from beastd.errors import Conflict, Forbidden
 from beastd.jobs.job import Job
 from beastd.library.adapters import add_adapter
 from beastd.library.contract import (
@@ -50,6 +50,7 @@ class Library:
 
     def pull(self, request: PullRequest, *, is_local: bool) -> Job:
         """Get a model, or join the pull of the same one. Raises BadRequest, ModelNotFound, Forbidden."""
+        self._check_not_moving()
         wanted = parse_wanted(request, self._desk.catalog, is_local=is_local)
         subject = request.model or str(request.name)
         return self._jobs.start("pull", subject, repr(wanted), lambda job: pull(self._desk, wanted, job))
@@ -93,7 +94,13 @@ class Library:
         _check_local("folder", is_local)
         return self._start("move", request.folder, request, lambda job: move(self._desk, request, job))
 
+    def _check_not_moving(self) -> None:
+        if any(job.kind == "move" for job in self._jobs.running):
+            raise Conflict("the models folder is being moved (`beast jobs`); try again when that is done")
+
     def _start(self, kind: str, subject: str, request: msgspec.Struct, work: Any) -> Job:
+        if kind != "move":
+            self._check_not_moving()
         return self._jobs.start(kind, subject, msgspec.json.encode(request).decode(), work)
 
     def jobs(self) -> list[Job]:
@@ -108,15 +115,18 @@ class Library:
 
     def copy(self, request: CopyRequest) -> None:
         """Give a model a second name. Raises ModelNotFound, Conflict, ReadOnly."""
+        self._check_not_moving()
         resolved = self._desk.resolve(request.source)
         self._desk.keeper.copy(resolved.model, parse_new_name(request.destination))
 
     async def delete(self, request: DeleteRequest) -> dict[str, Any]:
         """Unload and remove a model, variant or adapter. Raises ModelNotFound, ReadOnly, Conflict."""
+        self._check_not_moving()
         return await delete(self._desk, request)
 
     async def edit(self, request: EditRequest) -> dict[str, Any]:
         """Replace a model's modelfile. Raises BadModel with file, line and field."""
+        self._check_not_moving()
         return await edit(self._desk, request)
 
     def search(self, text: str) -> list[tuple[CatalogEntry, bool]]:
@@ -131,30 +141,25 @@ class Library:
 
     async def prune(self, request: PruneRequest) -> dict[str, Any]:
         """Remove what nothing uses; or tell what would be."""
-        desk = self._desk
-        found = prunable(
-            desk.store,
-            desk.keeper.references(),
-            older_than_s=desk.jobs.oldest_s,
-            partial_age_s=request.partial_age_s,
-            now=time.time(),
-        )
-        n_bytes = await self._prune(found, is_dry=request.dry_run)
+        found, n_bytes = await asyncio.to_thread(self._prune, request, self._jobs.oldest_s)
         removed = [{"path": str(it.path), "bytes": it.n_bytes, "kind": it.kind} for it in found]
         return {"removed": removed, "bytes": n_bytes, "dry_run": request.dry_run}
 
-    async def _prune(self, found: list[Removal], *, is_dry: bool) -> int:
-        desk = self._desk
-        if is_dry:
-            return sum(it.n_bytes for it in found)
-        return await asyncio.to_thread(prune, found, desk.store, desk.keeper.references)
+    def _prune(self, request: PruneRequest, older_than_s: float) -> tuple[list[Removal], int]:
+        store, references = self._desk.store, self._desk.keeper.references
+        age_s = request.partial_age_s
+        found = prunable(store, references(), older_than_s=older_than_s, partial_age_s=age_s, now=time.time())
+        if request.dry_run:
+            return found, sum(it.n_bytes for it in found)
+        return found, prune(found, store, references)
 
     def has_blob(self, digest: str) -> bool:
         """Whether a blob is here; then it stays until a model can name it."""
         return self._desk.store.claim(digest)
 
     def upload(self, digest: str) -> Upload:
-        """A place to write a blob to."""
+        """A place to write a blob to. Raises Conflict, DiskFull, ReadOnly."""
+        self._check_not_moving()
         return Upload(self._desk.store, digest)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import uuid
@@ -24,6 +25,7 @@ class Upload:
         self._running = hashlib.sha256()
         try:
             self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._file, fcntl.LOCK_EX)  # so that prune sees that somebody is at work
         except OSError as e:
             raise translated(e, f"cannot write {self._path}") from e
 

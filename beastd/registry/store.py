@@ -84,8 +84,10 @@ class Store:
         found = {}
         with suppress(FileNotFoundError), os.scandir(self.root / BLOBS) as entries:
             for entry in entries:
-                if match := _BLOB.fullmatch(entry.name):
-                    found[match["hex"]] = entry.stat().st_size
+                match = _BLOB.fullmatch(entry.name)
+                with suppress(FileNotFoundError):  # it may go while we look
+                    if match:
+                        found[match["hex"]] = entry.stat().st_size
         return found
 
     def drop(self, digest: str) -> None:

@@ -244,7 +244,7 @@ def test_tags_list_cub_with_its_variants_and_adapters(daemon: RunningDaemon) -> 
     (cub,) = daemon.get("/api/tags")["models"]
     assert cub["name"] == cub["model"] == "cub:latest"
     assert {variant["name"] for variant in cub["variants"]} == {"f16", "q8_0", "q4_k_m", "q2_k"}
-    assert cub["adapters"] == ["pirate"]
+    assert cub["adapters"] == [{"name": "pirate", "scale": 1.0, "applied": False}]
     assert cub["details"]["family"] == "llama"
     assert cub["details"]["quantization_level"] == "Q8_0"
     assert len(cub["digest"]) == 64

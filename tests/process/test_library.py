@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,13 @@ def test_ollamas_own_client_makes_and_removes_models(daemon, start_daemon, free_
 
     start_daemon("--tcp", f"127.0.0.1:{free_port}")
     client = ollama.Client(f"http://127.0.0.1:{free_port}")
+    with closing(client._client):
+        _use(client)
+
+
+def _use(client: Any) -> None:
+    import ollama
+
     digest = client.create_blob(Q2)
     assert (
         client.create("mine", files={"q2.gguf": digest}, system="Hi", parameters={"temperature": 0.1}).status
