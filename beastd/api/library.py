@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from beastd.api.decode import body
 from beastd.api.middleware import is_tcp
@@ -22,61 +23,30 @@ from beastd.quants import QUANT_TYPES
 
 LIBRARY: web.AppKey[Library] = web.AppKey("library", Library)
 
+T = TypeVar("T", bound=contract.LongRequest)
+
 _DIGEST = re.compile(r"sha256[:-](?P<hex>[0-9a-f]{64})")
 
 
-async def pull(request: web.Request) -> web.StreamResponse:
-    """POST /api/pull."""
-    asked = await body(request, contract.PullRequest)
-    request["model"] = asked.model or asked.name
-    return await _follow(request, _library(request).pull(asked, is_local=_is_local(request)), asked.stream)
+def _long(kind: type[T], verb: Callable[[Library, T, bool], Job]) -> Handler:
+    """A handler that starts, or joins, the job of a verb and follows it."""
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        asked = await body(request, kind)
+        request["model"] = getattr(asked, "model", None)
+        return await _follow(request, verb(request.app[LIBRARY], asked, not is_tcp(request)), asked.stream)
+
+    return handler
 
 
-async def create(request: web.Request) -> web.StreamResponse:
-    """POST /api/create."""
-    asked = await body(request, contract.CreateRequest)
-    request["model"] = asked.model
-    return await _follow(request, _library(request).create(asked, is_local=_is_local(request)), asked.stream)
-
-
-async def quantize(request: web.Request) -> web.StreamResponse:
-    """POST /api/quantize."""
-    asked = await body(request, contract.QuantizeRequest)
-    request["model"] = asked.model
-    return await _follow(request, _library(request).quantize(asked, is_local=_is_local(request)), asked.stream)
-
-
-async def perplexity(request: web.Request) -> web.StreamResponse:
-    """POST /api/perplexity."""
-    asked = await body(request, contract.PerplexityRequest)
-    request["model"] = asked.model
-    return await _follow(request, _library(request).perplexity(asked, is_local=_is_local(request)), asked.stream)
-
-
-async def add_adapter(request: web.Request) -> web.StreamResponse:
-    """POST /api/adapters."""
-    asked = await body(request, contract.AdapterRequest)
-    request["model"] = asked.base
-    return await _follow(request, _library(request).add_adapter(asked, is_local=_is_local(request)), asked.stream)
-
-
-async def import_(request: web.Request) -> web.StreamResponse:
-    """POST /api/import."""
-    asked = await body(request, contract.ImportRequest)
-    return await _follow(request, _library(request).import_(asked, is_local=_is_local(request)), asked.stream)
-
-
-async def export(request: web.Request) -> web.StreamResponse:
-    """POST /api/export."""
-    asked = await body(request, contract.ExportRequest)
-    request["model"] = asked.model
-    return await _follow(request, _library(request).export(asked, is_local=_is_local(request)), asked.stream)
-
-
-async def move(request: web.Request) -> web.StreamResponse:
-    """POST /api/move."""
-    asked = await body(request, contract.MoveRequest)
-    return await _follow(request, _library(request).move(asked, is_local=_is_local(request)), asked.stream)
+pull = _long(contract.PullRequest, Library.pull)
+create = _long(contract.CreateRequest, Library.create)
+quantize = _long(contract.QuantizeRequest, Library.quantize)
+perplexity = _long(contract.PerplexityRequest, Library.perplexity)
+add_adapter = _long(contract.AdapterRequest, Library.add_adapter)
+import_ = _long(contract.ImportRequest, Library.import_)
+export = _long(contract.ExportRequest, Library.export)
+move = _long(contract.MoveRequest, Library.move)
 
 
 async def copy(request: web.Request) -> web.Response:
@@ -94,9 +64,9 @@ async def delete(request: web.Request) -> web.Response:
 
 async def edit(request: web.Request) -> web.Response:
     """POST /api/edit."""
-    return json_response(
-        {"status": "success"} | await _library(request).edit(await body(request, contract.EditRequest))
-    )
+    asked = await body(request, contract.EditRequest)
+    edited = await _library(request).edit(asked, is_local=not is_tcp(request))
+    return json_response({"status": "success"} | edited)
 
 
 async def search(request: web.Request) -> web.Response:
@@ -238,7 +208,3 @@ def _ending(job: Job) -> dict[str, Any]:
 
 def _library(request: web.Request) -> Library:
     return request.app[LIBRARY]
-
-
-def _is_local(request: web.Request) -> bool:
-    return not is_tcp(request)

@@ -17,8 +17,15 @@ Path = Annotated[str, Meta(min_length=1, max_length=4096)]
 Sha256 = Annotated[str, Meta(pattern=r"^(sha256[:-])?[0-9a-fA-F]{64}$")]
 
 
-class PullRequest(Struct, kw_only=True, forbid_unknown_fields=True):
-    """POST /api/pull: get a model. It goes on when the client leaves; asking again joins it."""
+class LongRequest(Struct, kw_only=True, forbid_unknown_fields=True):
+    """What requests for long work have in common: it is a job, which goes on when its client leaves."""
+
+    stream: bool | None = None
+    """Default true: one line each time something changed. False: one reply at the end."""
+
+
+class PullRequest(LongRequest, kw_only=True, forbid_unknown_fields=True):
+    """POST /api/pull: get a model. Asking for the same again joins it."""
 
     model: str = ""
     """A name of the catalog (``qwen3:0.6b``), a repository (``hf.co/user/repo``, ``:Q4_K_M`` or ``/file.gguf`` after
@@ -31,11 +38,9 @@ class PullRequest(Struct, kw_only=True, forbid_unknown_fields=True):
     """What a URL's or file's content must be."""
     insecure: bool = False
     """Only false is taken: Beast trusts no broken certificates."""
-    stream: bool | None = None
-    """Default true: one line each time something changed. False: one reply at the end."""
 
 
-class CreateRequest(Struct, kw_only=True, forbid_unknown_fields=True, rename={"from_": "from"}):
+class CreateRequest(LongRequest, kw_only=True, forbid_unknown_fields=True, rename={"from_": "from"}):
     """POST /api/create: make a model, of another one, of files, or as a modelfile says."""
 
     model: str
@@ -57,8 +62,6 @@ class CreateRequest(Struct, kw_only=True, forbid_unknown_fields=True, rename={"f
     messages: list[Message] | None = None
     quantize: str | None = None
     """A quantization to make of the files, which becomes the default."""
-    stream: bool | None = None
-    """Default true."""
 
 
 class CopyRequest(Struct, kw_only=True, forbid_unknown_fields=True):
@@ -86,7 +89,7 @@ class EditRequest(Struct, kw_only=True, forbid_unknown_fields=True):
     modelfile: str
 
 
-class QuantizeRequest(Struct, kw_only=True, forbid_unknown_fields=True):
+class QuantizeRequest(LongRequest, kw_only=True, forbid_unknown_fields=True):
     """POST /api/quantize: make variants of a model."""
 
     model: str
@@ -98,10 +101,9 @@ class QuantizeRequest(Struct, kw_only=True, forbid_unknown_fields=True):
     """Take a source that is quantized itself."""
     replace: bool = False
     """Make variants anew that are there already."""
-    stream: bool | None = None
 
 
-class PerplexityRequest(Struct, kw_only=True, forbid_unknown_fields=True):
+class PerplexityRequest(LongRequest, kw_only=True, forbid_unknown_fields=True):
     """POST /api/perplexity: how well a model predicts a text. Lower is better."""
 
     model: str
@@ -112,10 +114,9 @@ class PerplexityRequest(Struct, kw_only=True, forbid_unknown_fields=True):
     """Tokens of a chunk; the second half of each is scored."""
     n_chunks: Annotated[int, Meta(ge=1)] | None = None
     """At most so many chunks."""
-    stream: bool | None = None
 
 
-class AdapterRequest(Struct, kw_only=True, forbid_unknown_fields=True):
+class AdapterRequest(LongRequest, kw_only=True, forbid_unknown_fields=True):
     """POST /api/adapters: give a model a LoRA adapter under a name of its own."""
 
     name: str
@@ -129,10 +130,9 @@ class AdapterRequest(Struct, kw_only=True, forbid_unknown_fields=True):
     """Whether it is on when a name asks for no adapter."""
     copy: bool = False
     """Copy the file into the store instead of registering it where it is."""
-    stream: bool | None = None
 
 
-class ImportRequest(Struct, kw_only=True, forbid_unknown_fields=True):
+class ImportRequest(LongRequest, kw_only=True, forbid_unknown_fields=True):
     """POST /api/import: register models that are on this machine already."""
 
     paths: Annotated[list[Path], Meta(min_length=1, max_length=1000)]
@@ -148,16 +148,14 @@ class ImportRequest(Struct, kw_only=True, forbid_unknown_fields=True):
     """Replace models that are there under the same name."""
     dry_run: bool = False
     """Only tell what would be imported."""
-    stream: bool | None = None
 
 
-class ExportRequest(Struct, kw_only=True, forbid_unknown_fields=True):
+class ExportRequest(LongRequest, kw_only=True, forbid_unknown_fields=True):
     """POST /api/export: write a model with all its files into one file, for machines without network."""
 
     model: str
     """With ``@variant``: that one alone."""
     file: Path
-    stream: bool | None = None
 
 
 class PruneRequest(Struct, kw_only=True, forbid_unknown_fields=True):
@@ -168,11 +166,10 @@ class PruneRequest(Struct, kw_only=True, forbid_unknown_fields=True):
     """Unfinished downloads are removed when nothing was added to them for so long."""
 
 
-class MoveRequest(Struct, kw_only=True, forbid_unknown_fields=True):
+class MoveRequest(LongRequest, kw_only=True, forbid_unknown_fields=True):
     """POST /api/move: move the whole models folder to another place, and remember it in the configuration."""
 
     folder: Path
-    stream: bool | None = None
 
 
 class JobInfo(Struct, frozen=True, kw_only=True):

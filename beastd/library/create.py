@@ -25,8 +25,8 @@ from beastd.registry.description import Description, describe
 from beastd.registry.gguf import shard_paths
 from beastd.registry.gotemplate import to_jinja
 from beastd.registry.modelfile import AdapterFields, Fields, dump, parse_modelfile
-from beastd.registry.names import ModelName, is_part, parse_name
-from beastd.registry.ollamafile import looks_like_ollamafile, parse_ollamafile
+from beastd.registry.names import ModelName, parse_name
+from beastd.registry.ollamafile import adapter_name, looks_like_ollamafile, parse_ollamafile
 from beastd.registry.registry import Registry
 from beastd.tool import Report, digest_of_file
 
@@ -97,7 +97,7 @@ def _from_request(desk: Desk, request: CreateRequest) -> Fields:
         from_=request.from_,
         variants=_posted(desk, request.files),
         adapters={
-            _stem(file): AdapterFields(_blob(desk, file, digest), applied=True)
+            adapter_name(file): AdapterFields(_blob(desk, file, digest), applied=True)
             for file, digest in request.adapters.items()
         },
         template=_as_jinja(request.template) if request.template else None,
@@ -133,11 +133,6 @@ def _blob(desk: Desk, file: str, digest: str) -> str:
 
 def _as_jinja(template: str) -> str:
     return to_jinja(template) if "{%" not in template and _GO.search(template) else template
-
-
-def _stem(file: str) -> str:
-    stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(file).stem).strip("-.").lower()
-    return stem if is_part(stem) else "adapter"
 
 
 def _located(fields: Fields, folder: str | None, is_local: bool) -> Fields:

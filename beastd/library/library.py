@@ -48,48 +48,48 @@ class Library:
 
     # --- long work: a job, which goes on when its client leaves ---
 
-    def pull(self, request: PullRequest, *, is_local: bool) -> Job:
+    def pull(self, request: PullRequest, is_local: bool) -> Job:
         """Get a model, or join the pull of the same one. Raises BadRequest, ModelNotFound, Forbidden."""
         self._check_not_moving()
         wanted = parse_wanted(request, self._desk.catalog, is_local=is_local)
         subject = request.model or str(request.name)
         return self._jobs.start("pull", subject, repr(wanted), lambda job: pull(self._desk, wanted, job))
 
-    def create(self, request: CreateRequest, *, is_local: bool) -> Job:
+    def create(self, request: CreateRequest, is_local: bool) -> Job:
         """Make a model. Raises BadRequest for its name."""
         name = parse_new_name(request.model)
         return self._start(
             "create", name.short, request, lambda job: create(self._desk, request, job, is_local=is_local)
         )
 
-    def quantize(self, request: QuantizeRequest, *, is_local: bool) -> Job:
+    def quantize(self, request: QuantizeRequest, is_local: bool) -> Job:
         """Make variants of a model. Raises Forbidden for an importance matrix named over TCP."""
         if request.imatrix:
             _check_local("imatrix", is_local)
         return self._start("quantize", request.model, request, lambda job: quantize(self._desk, request, job))
 
-    def perplexity(self, request: PerplexityRequest, *, is_local: bool) -> Job:
+    def perplexity(self, request: PerplexityRequest, is_local: bool) -> Job:
         """Measure how well a model predicts a text. Raises Forbidden."""
         _check_local("file", is_local)
         return self._start("perplexity", request.model, request, lambda job: perplexity(self._desk, request, job))
 
-    def add_adapter(self, request: AdapterRequest, *, is_local: bool) -> Job:
+    def add_adapter(self, request: AdapterRequest, is_local: bool) -> Job:
         """Give a model an adapter."""
         work = lambda job: add_adapter(self._desk, request, job, is_local=is_local)  # noqa: E731
         return self._start("adapter", f"{request.base}+{request.name}", request, work)
 
-    def import_(self, request: ImportRequest, *, is_local: bool) -> Job:
+    def import_(self, request: ImportRequest, is_local: bool) -> Job:
         """Register models that are on this machine. Raises Forbidden."""
         _check_local("paths", is_local)
         subject = ", ".join(request.paths)[:LONGEST_KEY]
         return self._start("import", subject, request, lambda job: import_(self._desk, request, job))
 
-    def export(self, request: ExportRequest, *, is_local: bool) -> Job:
+    def export(self, request: ExportRequest, is_local: bool) -> Job:
         """Write a model into one file. Raises Forbidden."""
         _check_local("file", is_local)
         return self._start("export", request.model, request, lambda job: export(self._desk, request, job))
 
-    def move(self, request: MoveRequest, *, is_local: bool) -> Job:
+    def move(self, request: MoveRequest, is_local: bool) -> Job:
         """Move the models folder. Raises Forbidden."""
         _check_local("folder", is_local)
         return self._start("move", request.folder, request, lambda job: move(self._desk, request, job))
@@ -124,8 +124,9 @@ class Library:
         self._check_not_moving()
         return await delete(self._desk, request)
 
-    async def edit(self, request: EditRequest) -> dict[str, Any]:
-        """Replace a model's modelfile. Raises BadModel with file, line and field."""
+    async def edit(self, request: EditRequest, *, is_local: bool) -> dict[str, Any]:
+        """Replace a model's modelfile. Raises BadModel with file, line and field; Forbidden, since it names paths."""
+        _check_local("modelfile", is_local)
         self._check_not_moving()
         return await edit(self._desk, request)
 

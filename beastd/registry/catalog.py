@@ -23,7 +23,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from msgspec import Meta, Struct
@@ -31,7 +31,7 @@ from msgspec import Meta, Struct
 from beastd.contract import Options
 from beastd.errors import BadModel
 from beastd.nearest import did_you_mean
-from beastd.registry.modelfile import Places
+from beastd.registry.modelfile import Places, converted
 from beastd.registry.names import DEFAULT_TAG, ModelName, is_part
 from beastd.yamlfile import YamlError, read_yaml
 
@@ -42,10 +42,8 @@ _INSTALLED = Path(__file__).parent.parent / "modelfiles"
 CATALOG_DIR = _INSTALLED if _INSTALLED.is_dir() else _INSTALLED.parent.parent / "modelfiles"
 """In the installed package, or in the checkout that this file is part of."""
 
-_PLACE = re.compile(r"(?P<problem>.*) - at `\$(?P<place>[^`]*)`", re.DOTALL)
 _WORD_GAP = re.compile(r"[^a-z0-9.]+")
 
-_Fields = TypeVar("_Fields", bound=Struct)
 _Line = Annotated[str, Meta(pattern=r"^\S[^\n]*\Z", max_length=200)]
 _Repo = Annotated[str, Meta(pattern=r"^[\w-][\w.-]*/[\w-][\w.-]*\Z", max_length=200)]
 _File = Annotated[str, Meta(pattern=r"^([\w-][\w.-]*/)*[\w-][\w.-]*\.gguf\Z", max_length=300)]
@@ -168,7 +166,7 @@ def _read_family(path: Path) -> tuple[CatalogEntry, ...]:
     places = Places(path, document.lines)
     if not _is_name(path.stem):
         raise places.refusal((), "the file's own name must be its family's: lower-case letters, digits and _.-")
-    family = _convert(places, (), document.data, FamilyFields)
+    family = converted(places, (), document.data, FamilyFields)
     _check_names(places, ("tags",), family.tags)
     _check_default(places, (), family.default, family.tags)
     return tuple(_entry(places, path.stem, family, tag) for tag in family.tags)
@@ -176,7 +174,7 @@ def _read_family(path: Path) -> tuple[CatalogEntry, ...]:
 
 def _entry(places: Places, name: str, family: FamilyFields, tag: str) -> CatalogEntry:
     trail = ("tags", tag)
-    fields = _convert(places, trail, family.tags[tag], TagFields)
+    fields = converted(places, trail, family.tags[tag], TagFields)
     _check_names(places, (*trail, "variants"), fields.variants)
     if fields.variants:
         _check_default(places, trail, fields.default, fields.variants)
@@ -193,15 +191,6 @@ def _entry(places: Places, name: str, family: FamilyFields, tag: str) -> Catalog
         template=fields.template,
         is_default_tag=tag == family.default,
     )
-
-
-def _convert(places: Places, trail: Trail, data: Any, to: type[_Fields]) -> _Fields:
-    try:
-        return msgspec.convert(data, to)
-    except msgspec.ValidationError as e:
-        found = _PLACE.fullmatch(str(e))
-        inner = found["place"].replace("[...]", "").split(".")[1:] if found else ()
-        raise places.refusal((*trail, *inner), found["problem"] if found else str(e)) from e
 
 
 def _check_names(places: Places, trail: Trail, names: dict[str, Any]) -> None:

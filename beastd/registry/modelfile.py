@@ -25,7 +25,7 @@ A file is named by its path, as ``sha256:HEX`` or as ``builtin:PATH`` (``locate`
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 import yaml
@@ -38,6 +38,8 @@ from beastd.yamlfile import YamlError, parse_yaml, scalar
 
 if TYPE_CHECKING:
     from beastd.yamlfile import Trail
+
+T = TypeVar("T")
 
 _PLACE = re.compile(r"(?P<problem>.*) - at `(?P<place>[^`]*)`", re.DOTALL)
 
@@ -120,12 +122,17 @@ def parse_modelfile(text: str, source: object) -> tuple[Fields, Places]:
     places, data = Places(source, document.lines), document.data
     _check_known(places, (), data, Fields)
     _check_known(places, ("parameters",), data.get("parameters"), Options)
+    return converted(places, (), data, Fields), places
+
+
+def converted(places: Places, trail: Trail, data: Any, kind: type[T]) -> T:
+    """Data at this place as ``kind``. Raises BadModel with file, line and field."""
     try:
-        return msgspec.convert(data, Fields), places
+        return msgspec.convert(data, kind)
     except msgspec.ValidationError as e:
         found = _PLACE.fullmatch(str(e))
-        trail = found["place"].replace("[...]", "").split(".")[1:] if found else ()
-        raise places.refusal(tuple(trail), found["problem"] if found else str(e)) from e
+        inner = found["place"].replace("[...]", "").split(".")[1:] if found else ()
+        raise places.refusal((*trail, *inner), found["problem"] if found else str(e)) from e
 
 
 def dump(fields: Fields) -> str:
