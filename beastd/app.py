@@ -88,6 +88,7 @@ class Daemon:
             await self._jobs.close()  # first: its watchers need no draining, and asking again goes on with the work
             await self._drain(runner)
             await self._pool.close()
+            self._registry.save_facts()
             self._paths.socket.unlink(missing_ok=True)
             _log.info("stopped")
 

@@ -39,7 +39,7 @@ async def add_adapter(desk: Desk, request: AdapterRequest, job: Job, *, is_local
     adapter = AdapterFields(file, request.scale, request.applied)
     fields = msgspec.structs.replace(fields, adapters=fields.adapters | {request.name: adapter})
     job.say("writing manifest")
-    desk.keeper.put(model.name, with_registered(fields, desk.registry.locator, [file]))
+    await desk.describe(model.name, with_registered(fields, desk.registry.locator, [file]))
     return {"model": f"{model.name}+{request.name}", "name": request.name}
 
 

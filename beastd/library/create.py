@@ -59,7 +59,7 @@ async def create(desk: Desk, request: CreateRequest, job: Job, *, is_local: bool
     stated = {desk.registry.locator.path(it, Path("/")): digest for it, digest in asked.sha256.items()}
     await asyncio.to_thread(_verify_digests, stated, job.report_from_thread)
     job.say("writing manifest")
-    model = desk.keeper.put(name, fields)
+    model = await desk.describe(name, fields)
     if request.quantize:
         return await _quantized(desk, model.name, request.quantize, notes, job)
     return {"model": str(model.name), "warnings": notes}
@@ -69,7 +69,7 @@ async def _quantized(desk: Desk, name: ModelName, type_: str, notes: list[str], 
     made = await quantize(desk, QuantizeRequest(model=str(name), types=[type_]), job)
     model = desk.registry.get(name)
     variant = made["variants"][0]["name"]
-    desk.keeper.put(name, msgspec.structs.replace(desk.keeper.portable(model), default=variant))
+    await desk.describe(name, msgspec.structs.replace(desk.keeper.portable(model), default=variant))
     return {"model": str(replace(name, variant=variant)), "warnings": notes}
 
 

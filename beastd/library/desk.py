@@ -25,7 +25,7 @@ from beastd.registry.catalog import Catalog
 from beastd.registry.keeper import Keeper, registered
 from beastd.registry.locate import Locator, digest_of
 from beastd.registry.modelfile import AdapterFields, Fields
-from beastd.registry.models import Resolved
+from beastd.registry.models import Model, Resolved
 from beastd.registry.names import ModelName
 from beastd.registry.registry import Registry
 from beastd.registry.store import Store
@@ -59,6 +59,12 @@ class Desk:
         if not name:
             raise BadRequest("a model's name is needed; `beast list` shows those there are")
         return self.registry.resolve(name, "")
+
+    async def describe(self, name: ModelName, fields: Fields) -> Model:
+        """Make these fields the model of that name. Raises as ``Keeper.put``."""
+        model = self.keeper.put(name, fields)
+        await asyncio.to_thread(self.registry.learn, model)
+        return model
 
     async def tool(self, module: str, order: msgspec.Struct, job: Job, kind: type[T]) -> T:
         """Run a tool process for a job."""

@@ -120,7 +120,7 @@ async def pull(desk: Desk, wanted: Wanted, job: Job) -> dict[str, Any]:
         raise BadRequest(_not_alone(wanted, fetched))
     job.say("writing manifest")
     base = desk.keeper.portable(known) if known and is_own else _described(wanted, fetched)
-    model = desk.keeper.put(wanted.name, _merged(base, fetched))
+    model = await desk.describe(wanted.name, _merged(base, fetched))
     name = replace(model.name, variant=variant)
     return {"model": str(name), "why": fetched.why, "fits": fetched.fits, "warnings": _warnings(fetched)}
 

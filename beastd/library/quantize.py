@@ -71,7 +71,7 @@ async def _make(desk: Desk, request: QuantizeRequest, name: ModelName, recipe: _
     fields = desk.keeper.portable(desk.registry.get(name))  # it may have changed meanwhile
     spelled = next((it for it in fields.variants if it.lower() == type_), type_)
     variants = fields.variants | {spelled: f"sha256:{made.digest}"}
-    desk.keeper.put(name, msgspec.structs.replace(fields, variants=variants))
+    await desk.describe(name, msgspec.structs.replace(fields, variants=variants))
     return {"name": spelled, "size": made.size_bytes} | {
         it: getattr(made, it) for it in ("bits_per_weight", "n_tensors", "n_fallback", "took_s")
     }

@@ -85,7 +85,7 @@ async def _take(desk: Desk, it: Found, request: ImportRequest, job: Job) -> list
         fields = msgspec.structs.replace(desk.keeper.portable(known), registered={})
     if request.mode != "in_place":
         fields = await _adopted(desk, fields, request.mode, job)
-    desk.keeper.put(it.name, with_registered(fields, desk.registry.locator))
+    await desk.describe(it.name, with_registered(fields, desk.registry.locator))
     return []
 
 

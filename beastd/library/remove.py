@@ -30,7 +30,7 @@ async def delete(desk: Desk, request: DeleteRequest) -> dict[str, Any]:
     await desk.unload(place.name, asked.variant)
     model = desk.registry.get(place.name)
     desk.keeper.check_own(model.place)
-    desk.keeper.put(model.name, _without(desk.keeper.portable(model), asked))
+    await desk.describe(model.name, _without(desk.keeper.portable(model), asked))
     return {"removed": asked.short + str(asked).removeprefix(asked.base), "bytes": 0}
 
 

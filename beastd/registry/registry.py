@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -116,7 +117,13 @@ class Registry:
 
     def facts(self, files: Files) -> Facts:
         """What lists tell of a variant. Blocks as header does, the first time. Raises BadModel."""
-        return self._facts.get(_stamp(files), lambda: read_shards(files))
+        return self._facts.get(_stamp(files), lambda: self.header(files))
+
+    def learn(self, model: Model) -> None:
+        """Read what lists will tell of a model that is new, so that they need not. Blocks as header does."""
+        for variant in model.variants.values():
+            with suppress(BadModel):
+                self.facts(variant.files)
 
     def save_facts(self) -> None:
         """Remember facts for the next daemon."""
