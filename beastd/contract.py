@@ -223,3 +223,8 @@ class ModelShape(Struct, frozen=True, kw_only=True):
     n_ctx_train: int
     kv_elements_per_token: int
     """Sum over layers of (K + V) elements one token's cell takes."""
+
+    def is_same_model(self, other: ModelShape) -> bool:
+        """Whether both can be variants of one model: the same but for their quantization."""
+        mine, others = ((it.architecture, it.n_layers, it.n_embd, it.n_vocab) for it in (self, other))
+        return mine == others

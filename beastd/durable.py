@@ -6,6 +6,7 @@ Every write below a models folder goes through here or through ``registry.store`
 from __future__ import annotations
 
 import os
+import uuid
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def write_atomically(path: Path, data: bytes, mode: int = 0o644) -> None:
 
     Raises DiskFull, ReadOnly or BeastError; the old file is intact then.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
         try:
@@ -56,7 +57,7 @@ def sync_folder(folder: Path) -> None:
 
 def is_writable(folder: Path) -> bool:
     """Whether this user may change the folder (or make it, where it is missing)."""
-    existing = next(it for it in (folder, *folder.parents) if it.exists())
+    existing = next(it for it in (folder, *folder.parents) if os.access(it, os.F_OK))
     return os.access(existing, os.W_OK | os.X_OK)
 
 

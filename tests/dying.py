@@ -65,9 +65,9 @@ def change(root: Path, verb: str, nth: int) -> None:
     if verb == "keep":
         store.keep(root / "models" / ".partial" / "came", new)
     elif verb == "create":
-        keeper.put(parse_name("Host/ns/other:tag"), Fields(variants={"q": f"sha256:{old}"}, system="Hi"))
+        keeper.put(parse_name("Host/ns/other:tag"), lambda _: Fields(variants={"q": f"sha256:{old}"}, system="Hi"))
     elif verb == "replace":
-        keeper.put(name, Fields(variants={"q": f"sha256:{new}"}))
+        keeper.put(name, lambda _: Fields(variants={"q": f"sha256:{new}"}))
     elif verb == "copy":
         assert model
         keeper.copy(model, parse_name("me/copy"))

@@ -67,7 +67,7 @@ class Shelf:
 
     def put(self, name: str, **fields: Any) -> Model:
         """A model of these fields."""
-        return self.keeper.put(parse_name(name), Fields(**fields))
+        return self.keeper.put(parse_name(name), lambda _: Fields(**fields))
 
     def get(self, name: str) -> Model:
         return self.registry.get(parse_name(name))

@@ -74,7 +74,7 @@ def _edit(client: Client, model: str, draft: Path, before: str) -> bool:
         if text == before:
             return False
         try:
-            client.post("/api/edit", {"model": model, "modelfile": text}, timeout_s=EDIT_LIMIT_S)
+            client.post("/api/edit", {"model": model, "modelfile": text, "was": before}, timeout_s=EDIT_LIMIT_S)
         except BeastError as error:
             if not sys.stdin.isatty():
                 raise

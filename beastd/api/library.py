@@ -51,7 +51,7 @@ move = _long(contract.MoveRequest, Library.move)
 
 async def copy(request: web.Request) -> web.Response:
     """POST /api/copy."""
-    _library(request).copy(await body(request, contract.CopyRequest))
+    await _library(request).copy(await body(request, contract.CopyRequest))
     return json_response({"status": "success"})
 
 
@@ -123,7 +123,7 @@ async def post_blob(request: web.Request) -> web.Response:
     digest, library = _digest(request), _library(request)
     if library.has_blob(digest):
         return web.Response(status=200)
-    with library.upload(digest) as upload:
+    with library.upload(digest, request.content_length or 0) as upload:
         async for data in request.content.iter_chunked(2**20):
             await asyncio.to_thread(upload.write, data)
         await asyncio.to_thread(upload.keep)

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from aiohttp import web
@@ -33,7 +33,14 @@ class ShowRequest(msgspec.Struct, forbid_unknown_fields=True):
     """POST /api/show."""
 
     model: str = ""
+    name: str = ""
+    """Ollama's older name of ``model``."""
     verbose: bool = False
+    """Tell the tensors, too."""
+    system: Literal[""] = ""
+    """Ollama's clients send these three empty."""
+    template: Literal[""] = ""
+    options: None = None
 
 
 async def generate(request: web.Request) -> web.StreamResponse:
@@ -59,7 +66,7 @@ async def tags(request: web.Request) -> web.Response:
 async def show(request: web.Request) -> web.Response:
     """POST /api/show."""
     asked = await body(request, ShowRequest)
-    shown = await request.app[SERVICE].show(asked.model)
+    shown = await request.app[SERVICE].show(asked.model or asked.name)
     model, header = shown.resolved.model, shown.header
     return json_response(
         {

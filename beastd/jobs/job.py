@@ -67,6 +67,8 @@ class Job:
         self.key = key
         self.started_at = datetime.now(UTC)
         self.state: State = "running"
+        self.is_ending = False
+        """It was told to stop; nobody joins it any more."""
         self.result: dict[str, Any] = {}
         self.error: BeastError | None = None
         self.n_watchers = 0
@@ -119,7 +121,7 @@ class Job:
         finally:
             self.n_watchers -= 1
         if self.error:
-            raise self.error
+            raise self.error.with_traceback(None)  # each raise would add to the one instance
 
     @property
     def lines(self) -> list[Line]:
@@ -134,7 +136,8 @@ class Job:
 
     def cancel(self) -> None:
         """Ask it to stop; its watchers get Cancelled."""
-        if self._task and self.state == "running":
+        if self._task and not self.is_ending:
+            self.is_ending = True
             self._task.cancel()
 
     async def ended(self) -> None:

@@ -8,12 +8,14 @@ import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
+from hashlib import sha256
 from typing import Any
 
 from beastd.errors import ModelNotFound, Overloaded, ShuttingDown
 from beastd.jobs.job import Job
 
 MAX_RUNNING = 32
+MAX_SUBJECT_CHARS = 200
 N_REMEMBERED = 50
 """Ended jobs that can still be looked at."""
 
@@ -36,14 +38,15 @@ class Jobs:
 
         Raises Overloaded, ShuttingDown.
         """
-        key = f"{kind} {key}"
-        if key in self._running:
-            return self._running[key]
+        key = sha256(f"{kind} {key}".encode()).hexdigest()
+        known = self._running.get(key)
+        if known and not known.is_ending:
+            return known
         if self._is_closed:
             raise ShuttingDown("Beast is shutting down. Try again when it is back.")
         if len(self._running) >= MAX_RUNNING:
             raise Overloaded(f"{MAX_RUNNING} jobs are under way; wait for one to end, or cancel one (`beast jobs`)")
-        job = Job(f"{kind}-{next(self._ids)}", kind, subject, key)
+        job = Job(f"{kind}-{next(self._ids)}", kind, subject[:MAX_SUBJECT_CHARS], key)
         self._running[key] = job
         _log.info("%s: %s of %s begins", job.id, kind, subject)
         job.start(work, self._on_end)
@@ -82,6 +85,7 @@ class Jobs:
         await asyncio.gather(*(job.ended() for job in running))
 
     def _on_end(self, job: Job) -> None:
-        del self._running[job.key]
+        if self._running[job.key] is job:  # else a new one has taken its place
+            del self._running[job.key]
         self._ended.append(job)
         _log.info("%s: %s of %s: %s%s", job.id, job.kind, job.subject, job.state, f": {job.error}" if job.error else "")

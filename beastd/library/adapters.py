@@ -14,8 +14,8 @@ from beastd.library.contract import AdapterRequest, PullRequest
 from beastd.library.desk import Desk, local_path, with_registered
 from beastd.library.pull import parse_wanted
 from beastd.registry.adapters import check_adapter
-from beastd.registry.modelfile import AdapterFields
-from beastd.registry.names import is_part
+from beastd.registry.modelfile import AdapterFields, Fields
+from beastd.registry.names import ModelName, is_part
 
 _PATH_STARTS = ("/", "./", "../", "~", "file:")
 
@@ -25,22 +25,29 @@ async def add_adapter(desk: Desk, request: AdapterRequest, job: Job, *, is_local
     if not is_part(request.name):
         raise BadRequest(f"'{request.name[:80]}' is not an adapter's name: letters, digits and _.-, as in model+name")
     base = desk.resolve(request.base)
+    _check_is_new(request.name, base.model.fields, base.model.name)
     file = await _file(desk, request, job, is_local=is_local)
     path = desk.registry.locator.path(file, Path("/"))
     assert path, "it is a name of the store or an absolute path"
     await asyncio.to_thread(_check, desk, path, base.variant.files)
-    model = desk.registry.get(base.model.name)  # it may have changed meanwhile
-    if request.name.lower() in {name.lower() for name in model.adapters}:
-        raise Conflict(
-            f"{model.name.short} has an adapter {request.name} already; "
-            f"`beast adapter rm {request.name} --base {model.name.short}` removes it"
-        )
-    fields = desk.keeper.portable(model)
     adapter = AdapterFields(file, request.scale, request.applied)
-    fields = msgspec.structs.replace(fields, adapters=fields.adapters | {request.name: adapter})
+
+    def with_adapter(fields: Fields) -> Fields:
+        _check_is_new(request.name, fields, base.model.name)
+        fields = msgspec.structs.replace(fields, adapters=fields.adapters | {request.name: adapter})
+        return with_registered(fields, desk.registry.locator, [file])
+
     job.say("writing manifest")
-    await desk.describe(model.name, with_registered(fields, desk.registry.locator, [file]))
-    return {"model": f"{model.name}+{request.name}", "name": request.name}
+    await desk.change(base.model.name, with_adapter)
+    return {"model": f"{base.model.name}+{request.name}", "name": request.name}
+
+
+def _check_is_new(adapter: str, fields: Fields, base: ModelName) -> None:
+    if adapter.lower() in {name.lower() for name in fields.adapters}:
+        raise Conflict(
+            f"{base.short} has an adapter {adapter} already; "
+            f"`beast adapter rm {adapter} --base {base.short}` removes it"
+        )
 
 
 async def _file(desk: Desk, request: AdapterRequest, job: Job, *, is_local: bool) -> str:
@@ -49,7 +56,7 @@ async def _file(desk: Desk, request: AdapterRequest, job: Job, *, is_local: bool
         path = local_path(request.source, None, is_local=is_local)
         if not path.is_file():
             raise BadModel(f"{path} is not a file; give the adapter's GGUF")
-        return await desk.adopt(path, "copy", job) if request.copy else str(path)
+        return (await desk.adopt([path], job))[0] if request.copy else str(path)
     wanted = parse_wanted(PullRequest(model=request.source), desk.catalog, is_local=is_local)
     fetched = await desk.fetch(wanted.source, job)
     found = [file for file in fetched.files if file.role == "adapter"]

@@ -30,10 +30,9 @@ from beastd.library.bundleformat import (
     padding,
 )
 from beastd.library.copying import Copying, check_room
-from beastd.library.desk import file_names
 from beastd.registry.description import describe
 from beastd.registry.locate import Locator
-from beastd.registry.modelfile import Fields, parse_modelfile
+from beastd.registry.modelfile import Fields, file_names, parse_modelfile
 from beastd.registry.names import ModelName, parse_name
 from beastd.registry.store import Store
 from beastd.tool import Report

@@ -36,6 +36,10 @@ class PullRequest(LongRequest, kw_only=True, forbid_unknown_fields=True):
     """The model's name here, when not the one that follows from where it comes."""
     sha256: Sha256 | None = None
     """What a URL's or file's content must be."""
+    username: Literal[""] = ""
+    """Ollama's clients send it empty; Beast asks the hub with HF_TOKEN."""
+    password: Literal[""] = ""
+    """As username."""
     insecure: bool = False
     """Only false is taken: Beast trusts no broken certificates."""
 
@@ -43,7 +47,9 @@ class PullRequest(LongRequest, kw_only=True, forbid_unknown_fields=True):
 class CreateRequest(LongRequest, kw_only=True, forbid_unknown_fields=True, rename={"from_": "from"}):
     """POST /api/create: make a model, of another one, of files, or as a modelfile says."""
 
-    model: str
+    model: str = ""
+    name: str | None = None
+    """Ollama's older name of ``model``."""
     modelfile: str | None = None
     """A modelfile's text, Beast's YAML or Ollama's syntax; beside it only ``folder``, ``quantize`` and ``stream``."""
     folder: Path | None = None
@@ -87,6 +93,8 @@ class EditRequest(Struct, kw_only=True, forbid_unknown_fields=True):
 
     model: str
     modelfile: str
+    was: str | None = None
+    """The modelfile that was edited: if the model has another one by now, nothing is changed."""
 
 
 class QuantizeRequest(LongRequest, kw_only=True, forbid_unknown_fields=True):

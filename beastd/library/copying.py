@@ -51,6 +51,17 @@ class Copying:
             raise Cancelled("it was cancelled; nothing has changed")
 
 
+def hash_file(path: Path, copying: Copying, status: str) -> str:
+    """The sha256 of a file, 64 hex digits. Raises Cancelled, OSError."""
+    running = hashlib.sha256()
+    with path.open("rb") as stream:
+        while data := stream.read(PIECE_BYTES):
+            copying.check()
+            running.update(data)
+            copying.count(len(data), status)
+    return running.hexdigest()
+
+
 def write_all(target: int, data: bytes) -> None:
     """Write where the open file stands. Raises OSError."""
     view = memoryview(data)

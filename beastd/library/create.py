@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from dataclasses import replace
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,18 @@ from msgspec.structs import asdict
 from beastd.contract import Options
 from beastd.errors import BadModel, BadRequest, Conflict, ModelNotFound, Unsupported
 from beastd.jobs.job import Job
-from beastd.library.contract import CreateRequest, PullRequest, QuantizeRequest
-from beastd.library.desk import Desk, file_names, local_path, with_registered
+from beastd.library.contract import CreateRequest, PullRequest
+from beastd.library.desk import Desk, local_path, with_registered
 from beastd.library.importing.find import find_models
 from beastd.library.importing.found import Found, Skipped
 from beastd.library.pull import parse_wanted, pull
-from beastd.library.quantize import quantize
+from beastd.library.quantize import Recipe, make_variant
+from beastd.quants import quant_type
 from beastd.registry.adapters import check_adapter
 from beastd.registry.description import Description, describe
 from beastd.registry.gguf import shard_paths
 from beastd.registry.gotemplate import to_jinja
-from beastd.registry.modelfile import AdapterFields, Fields, dump, parse_modelfile
+from beastd.registry.modelfile import AdapterFields, Fields, dump, file_names, parse_modelfile
 from beastd.registry.names import ModelName, parse_name
 from beastd.registry.ollamafile import adapter_name, looks_like_ollamafile, parse_ollamafile
 from beastd.registry.registry import Registry
@@ -44,13 +45,13 @@ def parse_new_name(text: str) -> ModelName:
 
 async def create(desk: Desk, request: CreateRequest, job: Job, *, is_local: bool) -> dict[str, Any]:
     """Make the model. Returns the reply's fields."""
-    name = parse_new_name(request.model)
+    name = parse_new_name(request.model or request.name or "")
     job.say("parsing modelfile")
     asked = await asyncio.to_thread(_asked, desk, request, is_local)
     base, notes = await _base(desk, asked, request.folder, job, is_local=is_local)
     fields = msgspec.structs.replace(_combined(base, asked), from_=None)
     if not fields.variants:
-        raise BadRequest(f"{request.model} would have no file: say what it is made of, with `from` (FROM) or variants")
+        raise BadRequest(f"{name.short} would have no file: say what it is made of, with `from` (FROM) or variants")
     new_names = [it for it in file_names(fields) if it not in fields.registered]
     fields = with_registered(fields, desk.registry.locator, new_names)
     job.say("checking files")
@@ -58,19 +59,20 @@ async def create(desk: Desk, request: CreateRequest, job: Job, *, is_local: bool
     await asyncio.to_thread(check_files, desk.registry, description)
     stated = {desk.registry.locator.path(it, Path("/")): digest for it, digest in asked.sha256.items()}
     await asyncio.to_thread(_verify_digests, stated, job.report_from_thread)
-    job.say("writing manifest")
-    model = await desk.describe(name, fields)
     if request.quantize:
-        return await _quantized(desk, model.name, request.quantize, notes, job)
+        fields = await _quantized(desk, fields, description, quant_type(request.quantize).name, job)
+    job.say("writing manifest")
+    model = await desk.describe(name, lambda _: fields)
     return {"model": str(model.name), "warnings": notes}
 
 
-async def _quantized(desk: Desk, name: ModelName, type_: str, notes: list[str], job: Job) -> dict[str, Any]:
-    made = await quantize(desk, QuantizeRequest(model=str(name), types=[type_]), job)
-    model = desk.registry.get(name)
-    variant = made["variants"][0]["name"]
-    await desk.describe(name, msgspec.structs.replace(desk.keeper.portable(model), default=variant))
-    return {"model": str(replace(name, variant=variant)), "warnings": notes}
+async def _quantized(desk: Desk, fields: Fields, it: Description, type_: str, job: Job) -> Fields:
+    """The fields with one more variant, the default."""
+    if type_ == it.default.lower():
+        return fields
+    made = await make_variant(desk, Recipe(it.variants[it.default], it.default), type_, job)
+    variants = fields.variants | {type_: f"sha256:{made.digest}"}
+    return msgspec.structs.replace(fields, variants=variants, default=type_)
 
 
 # --- what was asked for ---
@@ -97,8 +99,8 @@ def _from_request(desk: Desk, request: CreateRequest) -> Fields:
         from_=request.from_,
         variants=_posted(desk, request.files),
         adapters={
-            adapter_name(file): AdapterFields(_blob(desk, file, digest), applied=True)
-            for file, digest in request.adapters.items()
+            name: AdapterFields(_blob(desk, file, request.adapters[file]), applied=True)
+            for name, file in _adapter_names(request.adapters).items()
         },
         template=_as_jinja(request.template) if request.template else None,
         license="\n\n".join(licenses) if licenses else None,
@@ -106,6 +108,17 @@ def _from_request(desk: Desk, request: CreateRequest) -> Fields:
         parameters=request.parameters or Options(),
         messages=request.messages or [],
     )
+
+
+def _adapter_names(files: Iterable[str]) -> dict[str, str]:
+    """Adapter's name → file."""
+    found: dict[str, str] = {}
+    for file in files:
+        name = adapter_name(file)
+        if name in found:
+            raise BadRequest(f"adapters {found[name][:100]} and {file[:100]} would both be called {name}; rename one")
+        found[name] = file
+    return found
 
 
 def _posted(desk: Desk, files: dict[str, str]) -> dict[str, str | list[str]]:
@@ -202,8 +215,7 @@ async def _base_model(desk: Desk, text: str, job: Job) -> Fields:
             wanted = parse_wanted(PullRequest(model=text), desk.catalog, is_local=False)
         except (ModelNotFound, BadRequest):
             raise missing from None
-        await pull(desk, wanted, job)
-        resolved = desk.resolve(str(wanted.name))
+        resolved = desk.resolve((await pull(desk, wanted, job))["model"])
     fields = desk.keeper.portable(resolved.model)
     on = {str(adapter.path): adapter.scale for adapter in resolved.adapters}
     adapters = {
@@ -249,11 +261,7 @@ def check_files(registry: Registry, it: Description) -> None:
     shapes = {name: registry.shape(files) for name, files in it.variants.items()}
     default = shapes[it.default]
     for name, shape in shapes.items():
-        if (shape.architecture, shape.n_layers, shape.n_embd) != (
-            default.architecture,
-            default.n_layers,
-            default.n_embd,
-        ):
+        if not shape.is_same_model(default):
             raise Conflict(f"variant {name} is another model than {it.default}: variants differ in quantization alone")
     _check_parts(registry, it)
 

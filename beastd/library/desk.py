@@ -15,21 +15,21 @@ import msgspec
 
 from beastd.config import Config
 from beastd.durable import translated
-from beastd.errors import BadRequest, BeastError, Forbidden
+from beastd.errors import BadRequest, BeastError, Forbidden, ModelNotFound
 from beastd.fetch.order import Fetched, FetchOrder, FileSource, HubSource, Part, UrlSource
 from beastd.ipc import LoadSettings
 from beastd.jobs.job import Job
 from beastd.jobs.jobs import Jobs
 from beastd.jobs.process import run_tool
+from beastd.library.adopt import adopt
 from beastd.registry.catalog import Catalog
 from beastd.registry.keeper import Keeper, registered
 from beastd.registry.locate import Locator, digest_of
-from beastd.registry.modelfile import AdapterFields, Fields
+from beastd.registry.modelfile import Fields, file_names
 from beastd.registry.models import Model, Resolved
 from beastd.registry.names import ModelName
 from beastd.registry.registry import Registry
 from beastd.registry.store import Store
-from beastd.tool import Report, digest_of_file
 
 T = TypeVar("T")
 
@@ -60,11 +60,21 @@ class Desk:
             raise BadRequest("a model's name is needed; `beast list` shows those there are")
         return self.registry.resolve(name, "")
 
-    async def describe(self, name: ModelName, fields: Fields) -> Model:
-        """Make these fields the model of that name. Raises as ``Keeper.put``."""
-        model = self.keeper.put(name, fields)
+    async def describe(self, name: ModelName, make: Callable[[Model | None], Fields]) -> Model:
+        """Put a model in a thread of its own, and learn what lists tell of it. Raises as ``Keeper.put``."""
+        model = await asyncio.to_thread(self.keeper.put, name, make)
         await asyncio.to_thread(self.registry.learn, model)
         return model
+
+    async def change(self, name: ModelName, change: Callable[[Fields], Fields]) -> Model:
+        """Change what a model is made of; ``change`` is given its fields as they are then. Raises as ``Keeper.put``."""
+
+        def changed(model: Model | None) -> Fields:
+            if model is None:
+                raise ModelNotFound(f"model '{name.short}' has gone meanwhile")
+            return change(self.keeper.portable(model))
+
+        return await self.describe(name, changed)
 
     async def tool(self, module: str, order: msgspec.Struct, job: Job, kind: type[T]) -> T:
         """Run a tool process for a job."""
@@ -90,13 +100,9 @@ class Desk:
                 await thread
             raise
 
-    async def adopt(self, path: Path, mode: str, job: Job) -> str:
-        """Take one file into the store, by copy or by hard link; returns what descriptions call it."""
-        if mode == "link":
-            digest = await asyncio.to_thread(_link, self.store, path, job.report_from_thread)
-            return f"sha256:{digest}"
-        (file,) = (await self.fetch(FileSource(path=str(path)), job)).files
-        return f"sha256:{file.parts[0].digest}"
+    async def adopt(self, paths: list[Path], job: Job, *, is_linked: bool = False) -> list[str]:
+        """Take files into the store, by copy or by hard link; returns what descriptions call them."""
+        return await self.in_thread(job, adopt, self.store, paths, is_linked)
 
 
 def names_of(parts: list[Part]) -> str | list[str]:
@@ -130,26 +136,3 @@ def with_registered(fields: Fields, locator: Locator, names: Iterable[str] | Non
         except OSError as e:
             raise translated(e, f"cannot use {name}") from e
     return msgspec.structs.replace(fields, registered=found)
-
-
-def file_names(fields: Fields) -> list[str]:
-    """Every file the fields name, as they name it."""
-    shards = [[value] if isinstance(value, str) else value for value in fields.variants.values()]
-    adapters = [it.path if isinstance(it, AdapterFields) else it for it in fields.adapters.values()]
-    others = [name for name in (fields.draft, fields.projector) if name]
-    return [*(name for names in shards for name in names), *adapters, *others]
-
-
-def _link(store: Store, path: Path, report: Report) -> str:
-    """Give a file a second name in the store. Its content is read once, for the digest."""
-    partial = store.partial(f"link-{os.getpid()}-{abs(hash(path))}")
-    try:
-        with suppress(FileNotFoundError):
-            partial.unlink()
-        os.link(path, partial)
-        digest = digest_of_file(partial, report, label=path.name)
-        # The blob is the same file: it cannot be made read-only behind its owner's back, but its change is noticed.
-        store.keep(partial, digest)
-    except OSError as e:
-        raise translated(e, f"cannot link {path} into {store.root}; `--copy` copies it instead") from e
-    return digest

@@ -7,7 +7,7 @@ import os
 from threading import Event
 from typing import Any
 
-from beastd.errors import Conflict
+from beastd.errors import BadRequest, Conflict
 from beastd.jobs.job import Job
 from beastd.library.bundling import write_bundle
 from beastd.library.contract import ExportRequest, MoveRequest
@@ -22,6 +22,8 @@ STOP_DELAY_S = 0.5
 async def export(desk: Desk, request: ExportRequest, job: Job) -> dict[str, Any]:
     """Write a model, or one variant of it, with all its files into one. Returns the reply's fields."""
     resolved = desk.resolve(request.model)
+    if resolved.name.adapters:
+        raise BadRequest(f"'{request.model[:80]}' names an adapter; all of a model's are exported: leave it out")
     target = local_path(request.file, None, is_local=True)
     variant = resolved.variant.name if resolved.name.variant else None
     size = await desk.in_thread(job, write_bundle, resolved.model, variant, target)

@@ -8,8 +8,9 @@ from typing import Any
 
 import msgspec
 
-from beastd.errors import Conflict, Forbidden
+from beastd.errors import BadRequest, Conflict, Forbidden
 from beastd.jobs.job import Job
+from beastd.jobs.jobs import Work
 from beastd.library.adapters import add_adapter
 from beastd.library.contract import (
     AdapterRequest,
@@ -19,6 +20,7 @@ from beastd.library.contract import (
     EditRequest,
     ExportRequest,
     ImportRequest,
+    LongRequest,
     MoveRequest,
     PerplexityRequest,
     PruneRequest,
@@ -57,7 +59,7 @@ class Library:
 
     def create(self, request: CreateRequest, is_local: bool) -> Job:
         """Make a model. Raises BadRequest for its name."""
-        name = parse_new_name(request.model)
+        name = parse_new_name(request.model or request.name or "")
         return self._start(
             "create", name.short, request, lambda job: create(self._desk, request, job, is_local=is_local)
         )
@@ -98,10 +100,11 @@ class Library:
         if any(job.kind == "move" for job in self._jobs.running):
             raise Conflict("the models folder is being moved (`beast jobs`); try again when that is done")
 
-    def _start(self, kind: str, subject: str, request: msgspec.Struct, work: Any) -> Job:
+    def _start(self, kind: str, subject: str, request: LongRequest, work: Work) -> Job:
         if kind != "move":
             self._check_not_moving()
-        return self._jobs.start(kind, subject, msgspec.json.encode(request).decode(), work)
+        asked = msgspec.json.encode(msgspec.structs.replace(request, stream=None)).decode()
+        return self._jobs.start(kind, subject, asked, work)
 
     def jobs(self) -> list[Job]:
         """Those that ended lately, then those under way."""
@@ -113,11 +116,13 @@ class Library:
 
     # --- quick work ---
 
-    def copy(self, request: CopyRequest) -> None:
+    async def copy(self, request: CopyRequest) -> None:
         """Give a model a second name. Raises ModelNotFound, Conflict, ReadOnly."""
         self._check_not_moving()
         resolved = self._desk.resolve(request.source)
-        self._desk.keeper.copy(resolved.model, parse_new_name(request.destination))
+        if resolved.name.variant or resolved.name.adapters:
+            raise BadRequest(f"'{request.source[:80]}' names a part of a model; a copy is of the whole: give its name")
+        await asyncio.to_thread(self._desk.keeper.copy, resolved.model, parse_new_name(request.destination))
 
     async def delete(self, request: DeleteRequest) -> dict[str, Any]:
         """Unload and remove a model, variant or adapter. Raises ModelNotFound, ReadOnly, Conflict."""
@@ -155,13 +160,13 @@ class Library:
         return found, prune(found, store, references)
 
     def has_blob(self, digest: str) -> bool:
-        """Whether a blob is here; then it stays until a model can name it."""
+        """Whether a blob is here. Work under way keeps it from now on; without any, prune may take it."""
         return self._desk.store.claim(digest)
 
-    def upload(self, digest: str) -> Upload:
+    def upload(self, digest: str, n_bytes: int) -> Upload:
         """A place to write a blob to. Raises Conflict, DiskFull, ReadOnly."""
         self._check_not_moving()
-        return Upload(self._desk.store, digest)
+        return Upload(self._desk.store, digest, n_bytes)
 
 
 def _check_local(field: str, is_local: bool) -> None:

@@ -8,8 +8,7 @@ from pathlib import Path
 from stat import S_IMODE, S_ISDIR, S_ISLNK, S_ISREG
 
 from beastd.errors import BadModel, Conflict
-from beastd.library.desk import file_names
-from beastd.registry.modelfile import parse_modelfile
+from beastd.registry.modelfile import file_names, parse_modelfile
 from beastd.yamlfile import YamlError, read_text
 
 LOCK = ".lock"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
@@ -10,13 +11,16 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from beastd.errors import BadRequest, ModelNotFound
+from beastd.contract import ModelShape
+from beastd.errors import BadRequest, Conflict, ModelNotFound
 from beastd.fetch.order import Fetched, FileSource, HubSource, UrlSource
 from beastd.jobs.job import Job
 from beastd.library.contract import PullRequest
 from beastd.library.desk import Desk, local_path, names_of
+from beastd.nearest import near
 from beastd.registry.catalog import Catalog, CatalogEntry
 from beastd.registry.modelfile import AdapterFields, Fields
+from beastd.registry.models import Model
 from beastd.registry.names import DEFAULT_TAG, ModelName, is_part, parse_name
 from beastd.registry.registry import HUB_HOSTS
 
@@ -96,8 +100,9 @@ def _from_catalog(text: str, catalog: Catalog) -> Wanted:
         raise BadRequest(f"'{text[:80]}' names an adapter; `beast adapter add` gets one")
     entry = catalog.find(replace(asked, variant=None))
     if entry is None:
-        near = [it.name.short for it in catalog.search(asked.name)[:3]]
-        hint = f"the catalog has {', '.join(near)}" if near else "`beast search` shows what there is"
+        found = [it.name.short for it in catalog.search(asked.name)[:3]]
+        found = found or near(asked.short, (it.name.short for it in catalog.search("")))
+        hint = f"the catalog has {', '.join(found)}" if found else "`beast search` shows what there is"
         user_repo = f"; for a repository write {HUB}/{asked.namespace}/{asked.name}" if asked.namespace else ""
         raise ModelNotFound(f"the catalog has no '{asked.short}'; {hint}{user_repo}")
     known = entry.variants
@@ -114,15 +119,37 @@ async def pull(desk: Desk, wanted: Wanted, job: Job) -> dict[str, Any]:
     """Bring the files and describe the model. Returns the reply's fields."""
     fetched = await desk.fetch(wanted.source, job)
     variant = next((file.name for file in fetched.files if file.role == "variant"), None)
-    known = desk.registry.find(wanted.name)
-    is_own = known is not None and known.place.folder.path == desk.store.root
-    if variant is None and not (known and is_own):
-        raise BadRequest(_not_alone(wanted, fetched))
+    shape = await asyncio.to_thread(_shape, desk, fetched)
+
+    def described(known: Model | None) -> Fields:
+        if known is None or known.place.folder.path != desk.store.root:
+            if variant is None:
+                raise BadRequest(_not_alone(wanted, fetched))
+            return _merged(_described(wanted, fetched), fetched)
+        _check_same(desk, known, shape)
+        return _merged(desk.keeper.portable(known), fetched)
+
     job.say("writing manifest")
-    base = desk.keeper.portable(known) if known and is_own else _described(wanted, fetched)
-    model = await desk.describe(wanted.name, _merged(base, fetched))
+    model = await desk.describe(wanted.name, described)
     name = replace(model.name, variant=variant)
     return {"model": str(name), "why": fetched.why, "fits": fetched.fits, "warnings": _warnings(fetched)}
+
+
+def _shape(desk: Desk, fetched: Fetched) -> ModelShape | None:
+    """What the model that came is like; None if it was something else."""
+    file = next((file for file in fetched.files if file.role == "variant"), None)
+    return desk.registry.shape(tuple(desk.store.blob(part.digest) for part in file.parts)) if file else None
+
+
+def _check_same(desk: Desk, known: Model, shape: ModelShape | None) -> None:
+    """Raises Conflict when the model of that name is another one: variants differ in quantization alone."""
+    usable = next(it for it in known.variants.values() if not it.problem)
+    old = desk.registry.shape(usable.files)
+    if shape and not old.is_same_model(shape):
+        raise Conflict(
+            f"'{known.name.short}' is another model ({old.architecture}, {old.n_layers} layers) than what came "
+            f"({shape.architecture}, {shape.n_layers} layers); --as NAME gives this one a name of its own"
+        )
 
 
 def _described(wanted: Wanted, fetched: Fetched) -> Fields:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import shutil
 import uuid
 from contextlib import suppress
@@ -16,8 +17,9 @@ from beastd.jobs.job import Job
 from beastd.library.contract import PerplexityRequest, QuantizeRequest
 from beastd.library.desk import Desk, local_path
 from beastd.quants import quant_type
+from beastd.registry.description import Files
+from beastd.registry.modelfile import Fields
 from beastd.registry.models import Model, Variant
-from beastd.registry.names import ModelName
 from beastd.toolorders import Perplexity, PerplexityOrder, Quantized, QuantizeOrder
 
 SPARE_BYTES = 256 * 2**20
@@ -27,6 +29,8 @@ SPARE_BYTES = 256 * 2**20
 async def quantize(desk: Desk, request: QuantizeRequest, job: Job) -> dict[str, Any]:
     """Make each variant asked for; each is part of the model as soon as it is done. Returns the reply's fields."""
     resolved = desk.resolve(request.model)
+    if resolved.name.adapters:
+        raise BadRequest(f"'{request.model[:80]}' names an adapter; adapters are not part of a variant: leave it out")
     model = resolved.model
     types = [quant_type(text).name for text in request.types]
     source = resolved.variant if resolved.name.variant else await asyncio.to_thread(_finest, desk, model, types)
@@ -36,45 +40,58 @@ async def quantize(desk: Desk, request: QuantizeRequest, job: Job) -> dict[str, 
     for type_ in types:
         if type_ == source.name.lower():
             raise BadRequest(f"{model.name.short}@{source.name} is what it would be made of; leave {type_} out")
-    made = [await _make(desk, request, model.name, _Recipe(source, type_), job) for type_ in types]
+    recipe = Recipe(
+        source.files,
+        f"{model.name.short}@{source.name}",
+        imatrix=str(local_path(request.imatrix, None, is_local=True)) if request.imatrix else None,
+        allow_requantize=request.allow_requantize,
+    )
+    made = []
+    for type_ in dict.fromkeys(types):
+        quantized = await make_variant(desk, recipe, type_, job)
+        await desk.change(model.name, functools.partial(_with_variant, type_, quantized))
+        told = {it: getattr(quantized, it) for it in ("bits_per_weight", "n_tensors", "n_fallback", "took_s")}
+        made.append({"name": type_, "size": quantized.size_bytes, **told})
     return {"model": str(model.name), "variants": made}
 
 
+def _with_variant(type_: str, made: Quantized, fields: Fields) -> Fields:
+    spelled = next((it for it in fields.variants if it.lower() == type_), type_)
+    return msgspec.structs.replace(fields, variants=fields.variants | {spelled: f"sha256:{made.digest}"})
+
+
 @dataclass(frozen=True, slots=True)
-class _Recipe:
-    """One variant to make."""
+class Recipe:
+    """What variants are made of."""
 
-    source: Variant
-    type: str
+    files: Files
+    label: str
+    """What messages call it."""
+    imatrix: str | None = None
+    allow_requantize: bool = False
 
 
-async def _make(desk: Desk, request: QuantizeRequest, name: ModelName, recipe: _Recipe, job: Job) -> dict[str, Any]:
-    source, type_ = recipe.source, recipe.type
-    _check_room(desk, source, type_)
+async def make_variant(desk: Desk, recipe: Recipe, type_: str, job: Job) -> Quantized:
+    """Quantize into the store. Raises DiskFull before, what the quantizer refuses, or ToolFailed."""
+    await asyncio.to_thread(_check_room, desk, recipe, type_)
     out = desk.store.partial(f"quantize-{uuid.uuid4().hex}")
     order = QuantizeOrder(
-        sources=[str(path) for path in source.files],
-        label=f"{name.short}@{source.name}",
+        sources=[str(path) for path in recipe.files],
+        label=recipe.label,
         out=str(out),
         type=type_,
-        imatrix=str(local_path(request.imatrix, None, is_local=True)) if request.imatrix else None,
+        imatrix=recipe.imatrix,
         n_threads=desk.config.threads,
-        allow_requantize=request.allow_requantize,
+        allow_requantize=recipe.allow_requantize,
     )
     try:
         made = await desk.tool("beastd.engine.quantize", order, job, Quantized)
-        desk.store.keep(out, made.digest)
+        await asyncio.to_thread(desk.store.keep, out, made.digest)
     finally:
         for left in out.parent.glob(f"{out.name}*"):
             with suppress(FileNotFoundError):
                 left.unlink()
-    fields = desk.keeper.portable(desk.registry.get(name))  # it may have changed meanwhile
-    spelled = next((it for it in fields.variants if it.lower() == type_), type_)
-    variants = fields.variants | {spelled: f"sha256:{made.digest}"}
-    await desk.describe(name, msgspec.structs.replace(fields, variants=variants))
-    return {"name": spelled, "size": made.size_bytes} | {
-        it: getattr(made, it) for it in ("bits_per_weight", "n_tensors", "n_fallback", "took_s")
-    }
+    return made
 
 
 def _finest(desk: Desk, model: Model, types: list[str]) -> Variant:
@@ -85,13 +102,13 @@ def _finest(desk: Desk, model: Model, types: list[str]) -> Variant:
     return max(usable, key=lambda it: desk.registry.facts(it.files).bits_per_weight)
 
 
-def _check_room(desk: Desk, source: Variant, type_: str) -> None:
-    bits = desk.registry.facts(source.files).bits_per_weight
-    need = int(source.size_bytes * min(1.0, quant_type(type_).bits / bits) * 1.1) if bits else source.size_bytes
+def _check_room(desk: Desk, recipe: Recipe, type_: str) -> None:
+    bits, size_bytes = desk.registry.facts(recipe.files).bits_per_weight, desk.registry.header(recipe.files).size_bytes
+    need = int(size_bytes * (quant_type(type_).bits or bits) / bits * 1.1) if bits else size_bytes
     free = shutil.disk_usage(desk.store.partial("x").parent).free
     if need + SPARE_BYTES > free:
         raise DiskFull(
-            f"{type_} of {source.name} will take about {need / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; "
+            f"{type_} of {recipe.label} will take about {need / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; "
             "free some space (`beast du`, `beast prune`)"
         )
 

@@ -9,15 +9,15 @@ from typing import Any
 
 import msgspec
 
-from beastd.errors import BadModel, BadRequest, BeastError
+from beastd.errors import BadModel, BadRequest, BeastError, Conflict
 from beastd.jobs.job import Job
 from beastd.library.bundle import looks_like_bundle, read_bundle, unpack
 from beastd.library.contract import ImportRequest
 from beastd.library.create import parse_new_name
-from beastd.library.desk import Desk, file_names, local_path, with_registered
+from beastd.library.desk import Desk, local_path, with_registered
 from beastd.library.importing.find import find_models
 from beastd.library.importing.found import Found, Skipped
-from beastd.registry.modelfile import AdapterFields, Fields
+from beastd.registry.modelfile import AdapterFields, Fields, file_names
 from beastd.registry.models import Model
 
 
@@ -32,11 +32,12 @@ async def import_(desk: Desk, request: ImportRequest, job: Job) -> dict[str, Any
     for it in found:
         job.say(f"importing {it.name.short}")
         try:
-            notes = [] if request.dry_run else await _take(desk, it, request, job)
+            if not request.dry_run:
+                await _take(desk, it, request, job)
         except BeastError as e:
             skipped.append(Skipped(it.source, e.message))
             continue
-        imported.append(_told(it, notes))
+        imported.append(_told(it))
     if not imported and not skipped:
         raise BadModel(f"no model was found in {', '.join(request.paths)[:500]}")
     return {"imported": imported, "skipped": [{"source": str(it.source), "reason": it.reason} for it in skipped]}
@@ -73,20 +74,28 @@ async def _unpacked(desk: Desk, path: Path, request: ImportRequest, job: Job) ->
     return Found(info.name, fields, path, [])
 
 
-async def _take(desk: Desk, it: Found, request: ImportRequest, job: Job) -> list[str]:
-    """Describe one model; returns what is to be said besides."""
-    known = desk.registry.find(it.name)
-    fields = it.fields
-    if known is not None and not known.is_builtin and not request.replace:
-        if not _is_same(desk, known, fields):
-            raise BadRequest(
+async def _take(desk: Desk, it: Found, request: ImportRequest, job: Job) -> None:
+    """Describe one model. Raises Conflict where another one has its name."""
+
+    def checked(known: Model | None) -> Fields | None:
+        """The fields of a model that is made of the same files already."""
+        if known is None or known.is_builtin or request.replace:
+            return None
+        if not _is_same(desk, known, it.fields):
+            raise Conflict(
                 f"there is a model '{known.name.short}' already; --replace takes this one instead, --as gives a name"
             )
-        fields = msgspec.structs.replace(desk.keeper.portable(known), registered={})
+        return msgspec.structs.replace(desk.keeper.portable(known), registered={})
+
+    fields = checked(desk.registry.find(it.name)) or it.fields
     if request.mode != "in_place":
-        fields = await _adopted(desk, fields, request.mode, job)
-    await desk.describe(it.name, with_registered(fields, desk.registry.locator))
-    return []
+        fields = await _adopted(desk, fields, request.mode == "link", job)
+
+    def described(known: Model | None) -> Fields:
+        same = checked(known)
+        return with_registered(same if same and request.mode == "in_place" else fields, desk.registry.locator)
+
+    await desk.describe(it.name, described)
 
 
 def _is_same(desk: Desk, known: Model, fields: Fields) -> bool:
@@ -98,9 +107,11 @@ def _is_same(desk: Desk, known: Model, fields: Fields) -> bool:
     return located[0] == located[1]
 
 
-async def _adopted(desk: Desk, fields: Fields, mode: str, job: Job) -> Fields:
+async def _adopted(desk: Desk, fields: Fields, is_linked: bool, job: Job) -> Fields:
     """The fields with every file outside the store taken into it."""
-    taken = {name: await desk.adopt(Path(name), mode, job) for name in file_names(fields) if name.startswith("/")}
+    outside = [name for name in dict.fromkeys(file_names(fields)) if name.startswith("/")]
+    inside = await desk.adopt([Path(name) for name in outside], job, is_linked=is_linked) if outside else []
+    taken = dict(zip(outside, inside, strict=True))
 
     def named(value: str | list[str]) -> str | list[str]:
         return taken.get(value, value) if isinstance(value, str) else [taken.get(name, name) for name in value]
@@ -117,11 +128,11 @@ async def _adopted(desk: Desk, fields: Fields, mode: str, job: Job) -> Fields:
     )
 
 
-def _told(it: Found, notes: list[str]) -> dict[str, Any]:
+def _told(it: Found) -> dict[str, Any]:
     return {
         "name": it.name.short,
         "source": str(it.source),
         "variants": list(it.fields.variants),
         "adapters": list(it.fields.adapters),
-        "notes": [*it.notes, *notes],
+        "notes": it.notes,
     }

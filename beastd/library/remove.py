@@ -11,7 +11,7 @@ import msgspec
 from beastd.errors import BadRequest, Conflict, ModelNotFound
 from beastd.library.contract import DeleteRequest, EditRequest
 from beastd.library.create import check_files
-from beastd.library.desk import Desk, file_names
+from beastd.library.desk import Desk
 from beastd.registry.description import describe
 from beastd.registry.modelfile import Fields
 from beastd.registry.names import ModelName, parse_name
@@ -26,11 +26,10 @@ async def delete(desk: Desk, request: DeleteRequest) -> dict[str, Any]:
     place = desk.registry.place(asked)
     if asked.variant is None and not asked.adapters:
         await desk.unload(place.name, None)
-        return {"removed": place.name.short, "bytes": desk.keeper.remove(place.name)}
+        return {"removed": place.name.short, "bytes": await asyncio.to_thread(desk.keeper.remove, place.name)}
+    desk.keeper.check_own(place)
+    await desk.change(place.name, lambda fields: _without(fields, asked))
     await desk.unload(place.name, asked.variant)
-    model = desk.registry.get(place.name)
-    desk.keeper.check_own(model.place)
-    await desk.describe(model.name, _without(desk.keeper.portable(model), asked))
     return {"removed": asked.short + str(asked).removeprefix(asked.base), "bytes": 0}
 
 
@@ -48,13 +47,7 @@ def _without(fields: Fields, asked: ModelName) -> Fields:
             raise Conflict(
                 f"@{variant} is the only variant of {asked.short}; `beast rm {asked.short}` removes the model"
             )
-    left = msgspec.structs.replace(fields, variants=variants, default=default, adapters=adapters)
-    names = set(file_names(left))
-    return msgspec.structs.replace(
-        left,
-        sha256={name: it for name, it in left.sha256.items() if name in names},
-        registered={name: it for name, it in left.registered.items() if name in names},
-    )
+    return msgspec.structs.replace(fields, variants=variants, default=default, adapters=adapters)
 
 
 def _spelled(asked: ModelName, what: str, name: str, known: dict[str, Any]) -> str:
@@ -67,9 +60,12 @@ def _spelled(asked: ModelName, what: str, name: str, known: dict[str, Any]) -> s
 
 async def edit(desk: Desk, request: EditRequest) -> dict[str, Any]:
     """Replace a model's modelfile, after a look at the files it names. Returns the reply's fields."""
-    place = desk.registry.place(parse_name(request.model))
+    name = parse_name(request.model)
+    if name.variant or name.adapters:
+        raise BadRequest(f"'{request.model[:80]}' names a variant or an adapter; give the model's name alone")
+    place = desk.registry.place(name)
     desk.keeper.check_own(place)
     it = describe(request.modelfile, Path(place.path), desk.registry.locator)
     await asyncio.to_thread(check_files, desk.registry, it)
-    desk.keeper.write_text(place, request.modelfile)
+    await asyncio.to_thread(desk.keeper.write_text, place, request.modelfile, request.was)
     return {"model": str(place.name)}

@@ -24,7 +24,7 @@ from beastd.registry.store import Store
 TEMPORARY_AGE_S = 3600.0
 """An atomic write takes less than a second: its temporary file is a dead process's when it is so old."""
 
-_TEMPORARY = re.compile(r"\..+\.[0-9]+\.tmp")
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]+\.tmp")
 """As ``durable.write_atomically`` names them."""
 _SIDECAR = ".json"
 """Beside a partial lies ``KEY.json``, which says how much of it is durable (``fetch.partial``)."""
@@ -152,7 +152,7 @@ def _old_partials(paths: list[Path], touched_before_s: float) -> Iterator[Remova
         with suppress(FileNotFoundError):
             found = [it.lstat() for it in group]
             is_plain = all(S_ISREG(it.st_mode) or S_ISLNK(it.st_mode) for it in found)
-            if is_plain and max(it.st_mtime for it in found) < touched_before_s:
+            if is_plain and max(max(it.st_mtime, it.st_ctime) for it in found) < touched_before_s:
                 with _claimed(path) as is_free:
                     if is_free:
                         yield from (_removal(it, "partial") for it in group)

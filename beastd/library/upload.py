@@ -7,23 +7,32 @@ import hashlib
 import os
 import uuid
 from contextlib import suppress
+from threading import Lock
 from types import TracebackType
 from typing import Self
 
 from beastd.durable import translated
 from beastd.errors import BadRequest
+from beastd.library.copying import check_room, write_all
 from beastd.registry.store import Store
+
+SPARE_BYTES = 256 * 2**20
+"""Left free on the disk."""
 
 
 class Upload:
     """Use as a context: what was not finished is removed when it is left."""
 
-    def __init__(self, store: Store, digest: str) -> None:
+    def __init__(self, store: Store, digest: str, n_bytes: int) -> None:
+        """``n_bytes``: what the client announced, 0 if nothing. Raises DiskFull, ReadOnly."""
         self._store = store
         self._digest = digest
         self._path = store.partial(f"upload-{uuid.uuid4().hex}")
         self._running = hashlib.sha256()
+        self._lock = Lock()
+        self._file: int | None = None
         try:
+            check_room(store.root, n_bytes + SPARE_BYTES, "the blob")
             self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._file, fcntl.LOCK_EX)  # so that prune sees that somebody is at work
         except OSError as e:
@@ -35,19 +44,23 @@ class Upload:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        os.close(self._file)
+        with self._lock:  # a write in another thread must not go to whoever gets this number next
+            if self._file is not None:
+                os.close(self._file)
+            self._file = None
         with suppress(FileNotFoundError):
             self._path.unlink()
 
     def write(self, data: bytes) -> None:
-        """Add to it. Blocks for the disk. Raises DiskFull, BeastError."""
-        self._running.update(data)
-        try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(self._file, view) :]
-        except OSError as e:
-            raise translated(e, "cannot write the blob") from e
+        """Add to it, from any thread. Blocks for the disk. Raises DiskFull, BeastError."""
+        with self._lock:
+            if self._file is None:
+                return  # its client has left
+            self._running.update(data)
+            try:
+                write_all(self._file, data)
+            except OSError as e:
+                raise translated(e, "cannot write the blob") from e
 
     def keep(self) -> None:
         """Make it a blob. Raises BadRequest when it is not what its digest says."""

@@ -34,13 +34,14 @@ class Locator:
             return self._blob(match["hex"])
         if text.startswith(_BUILTIN):
             inside = text.removeprefix(_BUILTIN)
-            return None if ".." in inside.split("/") else self._builtin_dir / inside
+            is_inside = all(part not in {"", "."} and ".." not in part for part in inside.split("/"))
+            return self._builtin_dir / inside if is_inside else None
         return folder / text if text and text.isprintable() else None
 
     def name(self, path: Path) -> str:
         """What a description, wherever it is, calls this file."""
         digest = digest_of(path)
-        if digest:
+        if digest and path.parent.parent in self._roots:
             return f"sha256:{digest}"
         if path.is_relative_to(self._builtin_dir):
             return f"{_BUILTIN}{path.relative_to(self._builtin_dir).as_posix()}"

@@ -135,6 +135,14 @@ def converted(places: Places, trail: Trail, data: Any, kind: type[T]) -> T:
         raise places.refusal((*trail, *inner), found["problem"] if found else str(e)) from e
 
 
+def file_names(fields: Fields) -> list[str]:
+    """Every file the fields name, as they name it."""
+    shards = [[value] if isinstance(value, str) else value for value in fields.variants.values()]
+    adapters = [it.path if isinstance(it, AdapterFields) else it for it in fields.adapters.values()]
+    others = [name for name in (fields.draft, fields.projector) if name]
+    return [*(name for names in shards for name in names), *adapters, *others]
+
+
 def dump(fields: Fields) -> str:
     """The modelfile that reads back as these fields."""
     data = {name: value for name, value in msgspec.to_builtins(fields).items() if value != {}}

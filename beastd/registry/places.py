@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from beastd.errors import Conflict
 from beastd.registry.models import Problem
 from beastd.registry.names import DEFAULT_TAG, ModelName, is_host, is_part
 
@@ -71,10 +72,15 @@ def find_place(name: ModelName, folders: Iterable[Folder]) -> Place | None:
 
 
 def new_path(name: ModelName, folder: Path) -> Path:
-    """Where a new description of this name goes; a folder that is there in another case is used as it is."""
+    """Where a new description of this name goes; a folder that is there in another case is used as it is.
+
+    Raises Conflict for a name below a link to a folder.
+    """
     *folders, last = _spellings(name)[0]
     for part in folders:
         folder /= _entry(folder, part) or part
+        if folder.is_symlink():
+            raise Conflict(f"{folder} is a link, and links are not searched for models; choose another name")
     return folder / f"{last}.yaml"
 
 
@@ -89,7 +95,7 @@ def _path_of(folder: Path, parts: Parts) -> Path | None:
     *folders, last = parts
     for part in folders:
         entry = _entry(folder, part)
-        if entry is None:
+        if entry is None or (folder / entry).is_symlink():  # as a listing does not enter it
             return None
         folder /= entry
     entry = _entry(folder, f"{last}.yaml")

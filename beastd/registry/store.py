@@ -15,7 +15,7 @@ import os
 import re
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from stat import S_IMODE
+from stat import S_IMODE, S_ISREG
 from typing import TYPE_CHECKING
 
 from beastd.durable import is_writable, move, sync_folder, translated, write_atomically
@@ -45,11 +45,15 @@ class Store:
     def claim(self, digest: str) -> bool:
         """Whether the blob is there. It counts as new from now, so that it is not dropped before a model names it.
 
-        What counts is the time of its inode's last change; that of its content says whether it is what it was.
+        What counts is the time of its inode's last change; that of its content says whether it is what it was. A blob
+        that has another name elsewhere is not taken for its digest: who has that name may have changed it.
         """
         try:
             blob = self.blob(digest)
-            blob.chmod(S_IMODE(blob.stat().st_mode))
+            found = blob.lstat()
+            if found.st_nlink > 1 or not S_ISREG(found.st_mode):
+                return False
+            blob.chmod(S_IMODE(found.st_mode))
         except FileNotFoundError:
             return False
         except OSError as e:
@@ -67,7 +71,7 @@ class Store:
             if self.claim(digest):
                 file.unlink()
             else:
-                descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+                descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
                 try:
                     if os.fstat(descriptor).st_nlink == 1:  # else it is somebody else's file too
                         os.fchmod(descriptor, 0o444)
@@ -148,7 +152,7 @@ class Store:
         """Keep other processes that write here out, for a moment. Raises ReadOnly."""
         try:
             self.root.mkdir(mode=0o755, parents=True, exist_ok=True)
-            lock = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            lock = os.open(self.root / ".lock", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as e:
             raise ReadOnly(f"the models folder {self.root} cannot be changed: {e.strerror}") from e
         try:

@@ -374,3 +374,86 @@ def test_many_at_once_leave_a_sound_library(daemon):
         delete(daemon, name)
     leftovers = [path for path in (daemon.home / "models").rglob("*") if path.is_file() and path.name != ".lock"]
     assert leftovers == [], json.dumps([str(path) for path in leftovers])
+
+
+def test_names_of_package_files_lead_nowhere_else(daemon, start_daemon, free_port, tmp_path):
+    """Over TCP no file of the machine can be named, however it is written."""
+    secret = tmp_path / "secret.gguf"
+    secret.write_bytes(Q2.read_bytes())
+    for name in (f"builtin:{secret}", f"builtin:/{secret}", "builtin:../../x.gguf", "builtin:"):
+        reply = post(
+            daemon, "/api/create", {"model": "x", "modelfile": f"variants: {{q: '{name}'}}", "stream": False}, 422
+        )
+        assert "a file's path is expected" in reply["error"]
+
+
+def test_ollamas_go_client_is_understood(daemon):
+    """It sends fields it has no value for."""
+    body = {"model": "cub", "system": "", "template": "", "options": None, "name": "cub"}
+    assert post(daemon, "/api/show", body)["variant"] == "q8_0"
+    assert post(daemon, "/api/create", {"model": "", "name": "by-name", "from": "cub"})["model"] == "by-name:latest"
+    delete(daemon, "by-name")
+    pull = {"model": "nothing-like-it", "insecure": False, "username": "", "password": "", "name": ""}
+    assert post(daemon, "/api/pull", pull, 404)["code"] == "model_not_found"
+
+
+def test_parts_of_names_that_have_no_meaning_are_refused(daemon):
+    """Not ignored."""
+    for path, body in (
+        ("/api/copy", {"source": "cub@q2_k", "destination": "x"}),
+        ("/api/edit", {"model": "cub@q2_k", "modelfile": ""}),
+        ("/api/export", {"model": "cub+pirate", "file": "/nowhere/x"}),
+        ("/api/quantize", {"model": "cub+pirate", "types": ["q4_0"], "stream": False}),
+    ):
+        assert "names a" in post(daemon, path, body, 400)["error"]
+
+
+def test_import_by_link_and_by_copy_take_what_links_lead_to(daemon, tmp_path):
+    """The hub's cache is made of links. What is linked stays the user's file."""
+    (tmp_path / "blobs").mkdir()
+    real = tmp_path / "blobs" / "abc"
+    real.write_bytes(Q2.read_bytes())
+    (tmp_path / "m-q2_k.gguf").symlink_to("blobs/abc")
+    for mode in ("link", "copy"):
+        body = {"paths": [str(tmp_path / "m-q2_k.gguf")], "mode": mode, "save_as": mode, "stream": False}
+        reply = post(daemon, "/api/import", body)
+        assert [it["name"] for it in reply["imported"]] == [mode], reply
+    assert real.stat().st_mode & 0o200
+    with real.open("ab") as file:
+        file.write(b"x")
+    problems = {Path(it["path"]).stem for it in daemon.get("/api/tags")["problems"]}
+    assert problems <= {"link"}
+    delete(daemon, "link")
+    delete(daemon, "copy")
+
+
+def test_a_split_model_is_imported_by_copy(daemon):
+    """All its shards."""
+    first = CUB / "cub-f16-00001-of-00002.gguf"
+    shards = [path.read_bytes() for path in (first, CUB / "cub-f16-00002-of-00002.gguf")]
+    folder = daemon.home / "split"
+    folder.mkdir()
+    for path, data in zip((first, CUB / "cub-f16-00002-of-00002.gguf"), shards, strict=True):
+        (folder / path.name).write_bytes(data)
+    reply = post(daemon, "/api/import", {"paths": [str(folder)], "mode": "copy", "save_as": "split", "stream": False})
+    assert [it["name"] for it in reply["imported"]] == ["split"], reply
+    for path in folder.iterdir():
+        path.unlink()
+    assert answer(daemon, "split")["done"]
+    delete(daemon, "split")
+
+
+def test_clients_that_leave_their_uploads_harm_no_file(daemon):
+    """Their descriptors are others' the next moment."""
+    digest = "sha256:" + hashlib.sha256(Q2.read_bytes()).hexdigest()
+    for n in range(30):
+        connection = UnixConnection(daemon.socket)
+        connection.putrequest("POST", f"/api/blobs/sha256:{n:064x}")
+        connection.putheader("Content-Length", str(64 * 2**20))
+        connection.endheaders(b"y" * (2**20 + n * 4096))
+        connection.close()
+        if n % 10 == 0:
+            assert blob(daemon, Q2) == digest
+    stored = daemon.home / "models" / ".blobs" / digest.replace(":", "-")
+    assert stored.read_bytes() == Q2.read_bytes()
+    post(daemon, "/api/prune", {"partial_age_s": 0})

@@ -40,7 +40,8 @@ def export(shelf, name, target, variant=None) -> int:
 
 def bring(bundle: Path, shelf) -> None:
     """Import as the daemon does."""
-    shelf.keeper.put(read_bundle(bundle).name, unpack(bundle, shelf.store, quiet, never))
+    fields = unpack(bundle, shelf.store, quiet, never)
+    shelf.keeper.put(read_bundle(bundle).name, lambda _: fields)
 
 
 def state(shelf) -> tuple[list[str], list[str], list[str]]:

@@ -153,10 +153,12 @@ def test_a_partial_touched_lately_stays(shelf):
     data, sidecar = shelf.store.partial("url-1"), shelf.store.partial("url-1.json")
     data.write_bytes(b"12345")
     sidecar.write_bytes(b"{}")
-    os.utime(data, (0, 0))
+    later = time.time() + 3 * DAY_S
+    os.utime(sidecar, (later, later))
+    assert found(shelf, passed_s=8 * DAY_S) == []
+    os.utime(sidecar, (0, 0))  # the change of its inode counts, too: a link brings the time of its original
     assert found(shelf, passed_s=6 * DAY_S) == []
-    os.utime(sidecar, (0, 0))
-    assert len(found(shelf, passed_s=6 * DAY_S)) == 2
+    assert len(found(shelf, passed_s=8 * DAY_S)) == 2
 
 
 def test_a_partial_written_since_the_oldest_job_began_stays(shelf):

@@ -16,7 +16,7 @@ from dying import NEW, OLD
 
 from beastd.errors import BadRequest, BeastError, Conflict, ModelNotFound, ReadOnly
 from beastd.registry.keeper import Keeper
-from beastd.registry.modelfile import AdapterFields, Fields
+from beastd.registry.modelfile import AdapterFields, Fields, dump
 from beastd.registry.names import parse_name
 from beastd.registry.registry import Registry
 from beastd.registry.store import Store
@@ -62,7 +62,7 @@ def folder(tmp_path) -> Folder:
 def test_a_model_is_put_found_and_removed(folder):
     """Its blob is shared while two models name it, and goes with the last."""
     blob = folder.blob(b"one")
-    folder.keeper.put(parse_name("a"), Fields(variants={"q": blob}))
+    folder.keeper.put(parse_name("a"), lambda _: Fields(variants={"q": blob}))
     folder.keeper.copy(folder.registry.get(parse_name("a")), parse_name("ns/b:v1"))
     assert folder.state() == {"a": ("one",), "ns/b:v1": ("one",)}
     assert (folder.store.root / "ns" / "b" / "v1.yaml").is_file()
@@ -75,7 +75,7 @@ def test_a_model_is_put_found_and_removed(folder):
 
 def test_a_blob_that_work_under_way_may_have_brought_stays(folder):
     """Between its coming and the description that names it, nothing removes it."""
-    folder.keeper.put(parse_name("a"), Fields(variants={"q": folder.blob(b"one")}))
+    folder.keeper.put(parse_name("a"), lambda _: Fields(variants={"q": folder.blob(b"one")}))
     folder.oldest_job_s = 0.0
     assert folder.keeper.remove(parse_name("a")) == 0
     assert len(folder.store.blobs()) == 1
@@ -84,7 +84,7 @@ def test_a_blob_that_work_under_way_may_have_brought_stays(folder):
 def test_a_broken_model_keeps_its_blobs_and_can_be_removed(folder):
     """A typo in one description must not cost a download."""
     blob = folder.blob(b"one")
-    folder.keeper.put(parse_name("a"), Fields(variants={"q": blob}))
+    folder.keeper.put(parse_name("a"), lambda _: Fields(variants={"q": blob}))
     (folder.store.root / "broken.yaml").write_text(f"variants: {{q: '{blob}'\n")
     folder.keeper.remove(parse_name("a"))
     assert len(folder.store.blobs()) == 1
@@ -95,9 +95,9 @@ def test_a_broken_model_keeps_its_blobs_and_can_be_removed(folder):
 def test_names_that_differ_in_case_alone_are_one_model(folder):
     """On a disk that ignores case they would be one file."""
     blob = folder.blob(b"one")
-    folder.keeper.put(parse_name("Me/Model"), Fields(variants={"q": blob}))
-    folder.keeper.put(parse_name("me/MODEL"), Fields(variants={"q": blob}, system="New"))
-    folder.keeper.put(parse_name("me/other"), Fields(variants={"q": blob}))
+    folder.keeper.put(parse_name("Me/Model"), lambda _: Fields(variants={"q": blob}))
+    folder.keeper.put(parse_name("me/MODEL"), lambda _: Fields(variants={"q": blob}, system="New"))
+    folder.keeper.put(parse_name("me/other"), lambda _: Fields(variants={"q": blob}))
     assert sorted(folder.state()) == ["Me/Model", "Me/other"]
     assert folder.registry.get(parse_name("ME/model")).fields.system == "New"
     with pytest.raises(Conflict, match="there is a model 'ME/OTHER' already"):
@@ -124,9 +124,9 @@ def test_what_is_not_ones_own_is_not_changed(folder):
 def test_what_cannot_be_a_model_is_refused_and_nothing_is_written(folder):
     """The old state stays."""
     with pytest.raises(BadRequest, match=r"may not end in \.yaml"):
-        folder.keeper.put(parse_name("x.yaml/y"), Fields(variants={"q": folder.blob(b"one")}))
-    with pytest.raises(BeastError, match="has gone meanwhile"):
-        folder.keeper.put(parse_name("y"), Fields(variants={"q": f"sha256:{'0' * 64}"}))
+        folder.keeper.put(parse_name("x.yaml/y"), lambda _: Fields(variants={"q": folder.blob(b"one")}))
+    with pytest.raises(BeastError, match="is not there"):
+        folder.keeper.put(parse_name("y"), lambda _: Fields(variants={"q": f"sha256:{'0' * 64}"}))
     with pytest.raises(ModelNotFound):
         folder.keeper.remove(parse_name("y"))
     assert folder.state() == {}
@@ -138,7 +138,7 @@ def test_a_folder_of_another_user_is_told_as_such(folder):
     folder.store.root.mkdir()
     folder.store.root.chmod(0o555)
     with pytest.raises(ReadOnly, match="cannot be changed"):
-        folder.keeper.put(parse_name("y"), Fields(variants={"q": "builtin:x"}))
+        folder.keeper.put(parse_name("y"), lambda _: Fields(variants={"q": "builtin:x"}))
 
 
 BEFORE = {"me/model": ("old",)}
@@ -155,7 +155,7 @@ def ready(tmp_path_factory) -> Path:
     """A root with one model, and a second file that may become another's."""
     root = tmp_path_factory.mktemp("ready")
     folder = Folder(root)
-    folder.keeper.put(parse_name("me/model"), Fields(variants={"q": folder.blob(OLD)}))
+    folder.keeper.put(parse_name("me/model"), lambda _: Fields(variants={"q": folder.blob(OLD)}))
     folder.blob(NEW)
     folder.store.partial("came").write_bytes(NEW)
     return root
@@ -205,3 +205,76 @@ def _change(root: Path, verb: str, nth: int) -> int:
     run = subprocess.run(command, check=False, capture_output=True, text=True)
     assert run.stderr == ""
     return run.returncode
+
+
+def test_a_description_too_long_to_be_read_back_is_not_written(folder):
+    """The sound model that was there stays."""
+    blob = folder.blob(b"one")
+    folder.keeper.put(parse_name("a"), lambda _: Fields(variants={"q": blob}))
+    long = Fields(variants={"q": blob}, system="x" * 300_000)
+    with pytest.raises(BadRequest, match="would have 300"):
+        folder.keeper.put(parse_name("a"), lambda _: long)
+    with pytest.raises(BadRequest, match="at most"):
+        folder.keeper.write_text(folder.registry.place(parse_name("a")), dump(long), None)
+    assert folder.state() == {"a": ("one",)}
+
+
+def test_what_cannot_be_read_keeps_every_blob(folder):
+    """Nobody knows what it mentions; a pipe hangs nothing."""
+    blob = folder.blob(b"one")
+    folder.keeper.put(parse_name("a"), lambda _: Fields(variants={"q": blob}))
+    os.mkfifo(folder.store.root / "pipe.yaml")
+    assert folder.keeper.remove(parse_name("a")) == 0
+    with pytest.raises(BeastError, match=r"cannot read .*pipe\.yaml"):
+        folder.keeper.references()
+    assert len(folder.store.blobs()) == 1
+    assert folder.keeper.remove(parse_name("pipe")) == 0
+
+
+def test_links_to_folders_are_neither_listed_nor_written_through(folder, tmp_path):
+    """Else their models' blobs would be nobody's."""
+    (tmp_path / "disk").mkdir()
+    folder.store.root.mkdir()
+    (folder.store.root / "work").symlink_to(tmp_path / "disk")
+    with pytest.raises(Conflict, match="is a link"):
+        folder.keeper.put(parse_name("work/m"), lambda _: Fields(variants={"q": folder.blob(b"one")}))
+    (tmp_path / "disk" / "m").mkdir()
+    (tmp_path / "disk" / "m" / "latest.yaml").write_text("variants: {q: x.gguf}")
+    assert not folder.registry.has(parse_name("work/m"))
+
+
+def test_an_edit_of_what_has_changed_since_is_refused(folder):
+    """What was made meanwhile is not lost."""
+    one, two = folder.blob(b"one"), folder.blob(b"two")
+    folder.keeper.put(parse_name("a"), lambda _: Fields(variants={"q": one}))
+    place = folder.registry.place(parse_name("a"))
+    was = place.path.read_text()
+    folder.keeper.put(parse_name("a"), lambda _: Fields(variants={"q": one, "r": two}))
+    with pytest.raises(Conflict, match="changed meanwhile"):
+        folder.keeper.write_text(place, was + "system: Hi\n", was)
+    now = place.path.read_text()
+    folder.keeper.write_text(place, now + "system: Hi\n", now)
+    assert folder.state() == {"a": ("one", "two")}
+
+
+def test_what_was_remembered_of_a_file_goes_with_it(folder, tmp_path):
+    """A description that replaces a file never fails for what the old one left."""
+    outside = tmp_path / "x.gguf"
+    outside.write_bytes(b"one")
+    stale = Fields(variants={"q": str(outside)}, sha256={str(outside): "ab" * 32, "/gone.gguf": "cd" * 32})
+    model = folder.keeper.put(parse_name("a"), lambda _: stale)
+    assert model.fields.sha256 == {str(outside): "ab" * 32}
+
+
+def test_a_blob_with_a_second_name_is_not_trusted(folder, tmp_path):
+    """Who has the other name may have changed it: the verified file takes its place."""
+    digest = sha256(b"one").hexdigest()
+    (tmp_path / "original").write_bytes(b"one")
+    os.link(tmp_path / "original", folder.store.partial("came"))
+    folder.store.keep(folder.store.partial("came"), digest)
+    (tmp_path / "original").write_bytes(b"changed")
+    assert not folder.store.claim(digest)
+    folder.blob(b"one")
+    assert folder.store.blob(digest).read_bytes() == b"one"
+    assert folder.store.claim(digest)
+    assert (tmp_path / "original").stat().st_mode & 0o200

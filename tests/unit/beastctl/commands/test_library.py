@@ -205,7 +205,8 @@ def test_edit_sends_what_was_changed(fake: FakeDaemon, beast: Beast, editor: Pat
     assert fake.asked("POST /api/edit") == []
     editor.write_text(APPEND)
     assert beast("edit", "m").err == "beast: changed m\n"
-    assert fake.asked("POST /api/edit") == [{"model": "m", "modelfile": "variants: {a: x}\nsystem: hi\n"}]
+    was = "variants: {a: x}\n"
+    assert fake.asked("POST /api/edit") == [{"model": "m", "modelfile": f"{was}system: hi\n", "was": was}]
 
 
 def test_edit_loses_no_text(fake: FakeDaemon, beast: Beast, editor: Path) -> None:
