@@ -128,6 +128,7 @@ class Daemon:
             "uptime_s": round(time.monotonic() - self._started_s, 1),
             "socket": str(self._paths.socket),
             "tcp": self._config.tcp,
+            "models": [str(path) for path in self._config.models_dirs(self._paths.models_dir)],
             "n_workers": len(workers),
             "memory_budget_bytes": self._budget_bytes,
             "memory_used_bytes": sum(worker.n_bytes for worker in workers),

@@ -62,6 +62,11 @@ async def delete(request: web.Request) -> web.Response:
     )
 
 
+async def modelfile(request: web.Request) -> web.Response:
+    """POST /api/modelfile."""
+    return json_response(_library(request).modelfile(await body(request, contract.ModelfileRequest)))
+
+
 async def edit(request: web.Request) -> web.Response:
     """POST /api/edit."""
     asked = await body(request, contract.EditRequest)

@@ -43,6 +43,7 @@ def make_app(
     app.router.add_get("/api/search", shelf.search)
     app.router.add_post("/api/create", shelf.create)
     app.router.add_post("/api/copy", shelf.copy)
+    app.router.add_post("/api/modelfile", shelf.modelfile)
     app.router.add_post("/api/edit", shelf.edit)
     app.router.add_delete("/api/delete", shelf.delete)
     app.router.add_head("/api/blobs/{digest}", shelf.has_blob)

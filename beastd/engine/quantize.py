@@ -82,7 +82,7 @@ def _check(order: QuantizeOrder, plan: Plan) -> None:
     if plan.requantized and not order.allow_requantize:
         raise BadRequest(
             f"{order.label} is quantized already ({', '.join(sorted(plan.requantized))}), and to quantize it again "
-            f"costs quality: use its f16 or bf16 variant, or allow it with allow_requantize"
+            f"costs quality: use its f16 or bf16 variant, or say so (--allow-requantize; allow_requantize in a request)"
         )
     needed, free = _needed_bytes(order, plan), _free_bytes(Path(order.out))
     if needed > free:

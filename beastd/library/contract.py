@@ -88,6 +88,12 @@ class DeleteRequest(Struct, kw_only=True, forbid_unknown_fields=True):
     """Ollama's older name of ``model``."""
 
 
+class ModelfileRequest(Struct, kw_only=True, forbid_unknown_fields=True):
+    """POST /api/modelfile: a model's modelfile, also a broken one's."""
+
+    model: str
+
+
 class EditRequest(Struct, kw_only=True, forbid_unknown_fields=True):
     """POST /api/edit: replace a model's modelfile (YAML)."""
 

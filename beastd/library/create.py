@@ -47,6 +47,7 @@ async def create(desk: Desk, request: CreateRequest, job: Job, *, is_local: bool
     """Make the model. Returns the reply's fields."""
     name = parse_new_name(request.model or request.name or "")
     job.say("parsing modelfile")
+    type_ = quant_type(request.quantize).name if request.quantize else None
     asked = await asyncio.to_thread(_asked, desk, request, is_local)
     base, notes = await _base(desk, asked, request.folder, job, is_local=is_local)
     fields = msgspec.structs.replace(_combined(base, asked), from_=None)
@@ -59,17 +60,20 @@ async def create(desk: Desk, request: CreateRequest, job: Job, *, is_local: bool
     await asyncio.to_thread(check_files, desk.registry, description)
     stated = {desk.registry.locator.path(it, Path("/")): digest for it, digest in asked.sha256.items()}
     await asyncio.to_thread(_verify_digests, stated, job.report_from_thread)
-    if request.quantize:
-        fields = await _quantized(desk, fields, description, quant_type(request.quantize).name, job)
+    if type_:
+        fields = await _quantized(desk, fields, description, type_, job)
     job.say("writing manifest")
+    if desk.registry.has(name) and desk.registry.place(name).is_builtin:
+        notes = [*notes, f"it hides the built-in {name.short} from now on; `beast rm {name.short}` brings that back"]
     model = await desk.describe(name, lambda _: fields)
     return {"model": str(model.name), "warnings": notes}
 
 
 async def _quantized(desk: Desk, fields: Fields, it: Description, type_: str, job: Job) -> Fields:
     """The fields with one more variant, the default."""
-    if type_ == it.default.lower():
-        return fields
+    known = next((name for name in it.variants if name.lower() == type_), None)
+    if known:
+        return msgspec.structs.replace(fields, default=known)
     made = await make_variant(desk, Recipe(it.variants[it.default], it.default), type_, job)
     variants = fields.variants | {type_: f"sha256:{made.digest}"}
     return msgspec.structs.replace(fields, variants=variants, default=type_)
@@ -200,6 +204,8 @@ def _one_model(path: Path) -> Found:
         raise BadModel(f"{path} does not exist; correct the path in `from`")
     results = list(find_models(path, gguf_template=False))
     found = [it for it in results if isinstance(it, Found)]
+    if not found and len(results) == 1 and isinstance(results[0], Skipped):
+        raise BadModel(f"{path}: {results[0].reason}")
     if len(found) != 1:
         reasons = "; ".join(f"{it.source}: {it.reason}" for it in results if isinstance(it, Skipped))
         names = ", ".join(it.name.short for it in found)
@@ -263,6 +269,9 @@ def check_files(registry: Registry, it: Description) -> None:
     for name, shape in shapes.items():
         if not shape.is_same_model(default):
             raise Conflict(f"variant {name} is another model than {it.default}: variants differ in quantization alone")
+    n_ctx = it.fields.parameters.num_ctx
+    if n_ctx and n_ctx > default.n_ctx_train:
+        raise BadModel(f"num_ctx {n_ctx} is more than the {default.n_ctx_train} tokens the model was trained for")
     _check_parts(registry, it)
 
 

@@ -21,6 +21,7 @@ from beastd.library.contract import (
     ExportRequest,
     ImportRequest,
     LongRequest,
+    ModelfileRequest,
     MoveRequest,
     PerplexityRequest,
     PruneRequest,
@@ -33,7 +34,7 @@ from beastd.library.elsewhere import export, move
 from beastd.library.pull import parse_wanted, pull
 from beastd.library.quantize import perplexity, quantize
 from beastd.library.register import import_
-from beastd.library.remove import delete, edit
+from beastd.library.remove import delete, edit, modelfile
 from beastd.library.space import Removal, prunable, prune, usage
 from beastd.library.upload import Upload
 from beastd.registry.catalog import CatalogEntry
@@ -97,11 +98,11 @@ class Library:
         return self._start("move", request.folder, request, lambda job: move(self._desk, request, job))
 
     def _check_not_moving(self) -> None:
-        if any(job.kind == "move" for job in self._jobs.running):
-            raise Conflict("the models folder is being moved (`beast jobs`); try again when that is done")
+        if any(job.kind == "move" and job.state in {"running", "done"} for job in self._jobs.all()):
+            raise Conflict("the models folder is being moved, and this daemon ends then; try again in a moment")
 
     def _start(self, kind: str, subject: str, request: LongRequest, work: Work) -> Job:
-        if kind != "move":
+        if kind != "move" or not self._jobs.running:
             self._check_not_moving()
         asked = msgspec.json.encode(msgspec.structs.replace(request, stream=None)).decode()
         return self._jobs.start(kind, subject, asked, work)
@@ -128,6 +129,10 @@ class Library:
         """Unload and remove a model, variant or adapter. Raises ModelNotFound, ReadOnly, Conflict."""
         self._check_not_moving()
         return await delete(self._desk, request)
+
+    def modelfile(self, request: ModelfileRequest) -> dict[str, Any]:
+        """What describes a model, sound or broken. Raises ModelNotFound, BadModel when it cannot be read."""
+        return modelfile(self._desk, request.model)
 
     async def edit(self, request: EditRequest, *, is_local: bool) -> dict[str, Any]:
         """Replace a model's modelfile. Raises BadModel with file, line and field; Forbidden, since it names paths."""

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from beastd.errors import BadRequest, Conflict, DiskFull
+from beastd.fetch.choose import size_text
 from beastd.jobs.job import Job
 from beastd.library.contract import PerplexityRequest, QuantizeRequest
 from beastd.library.desk import Desk, local_path
@@ -43,7 +44,7 @@ async def quantize(desk: Desk, request: QuantizeRequest, job: Job) -> dict[str, 
     recipe = Recipe(
         source.files,
         f"{model.name.short}@{source.name}",
-        imatrix=str(local_path(request.imatrix, None, is_local=True)) if request.imatrix else None,
+        imatrix=_file(request.imatrix) if request.imatrix else None,
         allow_requantize=request.allow_requantize,
     )
     made = []
@@ -53,6 +54,14 @@ async def quantize(desk: Desk, request: QuantizeRequest, job: Job) -> dict[str, 
         told = {it: getattr(quantized, it) for it in ("bits_per_weight", "n_tensors", "n_fallback", "took_s")}
         made.append({"name": type_, "size": quantized.size_bytes, **told})
     return {"model": str(model.name), "variants": made}
+
+
+def _file(text: str) -> str:
+    """A file that is read whole: opening a pipe would wait for ever. Raises BadRequest."""
+    path = local_path(text, None, is_local=True)
+    if not path.is_file():
+        raise BadRequest(f"{path} does not exist or is not a file; correct the path")
+    return str(path)
 
 
 def _with_variant(type_: str, made: Quantized, fields: Fields) -> Fields:
@@ -108,7 +117,7 @@ def _check_room(desk: Desk, recipe: Recipe, type_: str) -> None:
     free = shutil.disk_usage(desk.store.partial("x").parent).free
     if need + SPARE_BYTES > free:
         raise DiskFull(
-            f"{type_} of {recipe.label} will take about {need / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; "
+            f"{type_} of {recipe.label} will take about {size_text(need)}, and {size_text(free)} are free; "
             "free some space (`beast du`, `beast prune`)"
         )
 
@@ -119,7 +128,7 @@ async def perplexity(desk: Desk, request: PerplexityRequest, job: Job) -> dict[s
     order = PerplexityOrder(
         paths=[str(path) for path in resolved.variant.files],
         label=str(resolved.name),
-        text=str(local_path(request.file, None, is_local=True)),
+        text=_file(request.file),
         adapters=resolved.adapters,
         n_ctx=request.n_ctx,
         n_chunks=request.n_chunks,

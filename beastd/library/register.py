@@ -79,7 +79,7 @@ async def _take(desk: Desk, it: Found, request: ImportRequest, job: Job) -> None
 
     def checked(known: Model | None) -> Fields | None:
         """The fields of a model that is made of the same files already."""
-        if known is None or known.is_builtin or request.replace:
+        if known is None or request.replace:
             return None
         if not _is_same(desk, known, it.fields):
             raise Conflict(

@@ -8,13 +8,14 @@ from typing import Any
 
 import msgspec
 
-from beastd.errors import BadRequest, Conflict, ModelNotFound
+from beastd.errors import BadModel, BadRequest, Conflict, ModelNotFound
 from beastd.library.contract import DeleteRequest, EditRequest
 from beastd.library.create import check_files
 from beastd.library.desk import Desk
 from beastd.registry.description import describe
 from beastd.registry.modelfile import Fields
 from beastd.registry.names import ModelName, parse_name
+from beastd.yamlfile import YamlError, read_text
 
 
 async def delete(desk: Desk, request: DeleteRequest) -> dict[str, Any]:
@@ -56,6 +57,16 @@ def _spelled(asked: ModelName, what: str, name: str, known: dict[str, Any]) -> s
         has = f"it has {', '.join(known)}" if known else "it has none"
         raise ModelNotFound(f"model '{asked.short}' has no {what} '{name}'; {has}")
     return found
+
+
+def modelfile(desk: Desk, name: str) -> dict[str, Any]:
+    """A model's description as it is. Returns the reply's fields."""
+    place = desk.registry.place(parse_name(name))
+    try:
+        text = read_text(place.path)
+    except (OSError, YamlError) as e:
+        raise BadModel(f"cannot read {place.path}: {e}") from e
+    return {"modelfile": text, "path": str(place.path), "builtin": place.is_builtin}
 
 
 async def edit(desk: Desk, request: EditRequest) -> dict[str, Any]:

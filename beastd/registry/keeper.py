@@ -73,7 +73,7 @@ class Keeper:
         """Give a model a second name. Raises Conflict where that is taken by another model."""
 
         def copied(taken: Model | None) -> Fields:
-            if taken is not None and not taken.is_builtin:
+            if taken is not None:
                 raise Conflict(f"there is a model '{name.short}' already; remove it first (`beast rm {name.short}`)")
             return self.portable(model)
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from beastd.registry.modelfile import Fields
     from beastd.registry.names import ModelName
     from beastd.registry.places import Place
+    from beastd.yamlfile import Trail
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +42,8 @@ class Model:
     variants: dict[str, Variant]
     """In the description's order."""
     default: Variant
-    problems: tuple[str, ...]
-    """Files that are missing or were changed, of variants, adapters and the draft."""
+    faults: dict[Trail, str]
+    """Field → what is wrong with its files: one is missing, or is not what was registered."""
     digest: str
     """64 hex digits over the description and its files' sizes and times. As Ollama's, it changes with any of them."""
     modified_at: datetime
@@ -51,6 +52,11 @@ class Model:
     def fields(self) -> Fields:
         """The description as written."""
         return self.description.fields
+
+    @property
+    def problems(self) -> list[str]:
+        """Every fault, as it is told."""
+        return list(self.faults.values())
 
     @property
     def adapters(self) -> dict[str, AdapterFile]:

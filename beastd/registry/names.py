@@ -87,12 +87,17 @@ def parse_name(text: str) -> ModelName:
         raise _refusal(text, f"'{path[0][:40]}' is not a host")
     return ModelName(
         name=name,
-        tag=tag or DEFAULT_TAG,
+        tag=spelled_tag(tag),
         namespace=path[-1] if path else "",
         host=path[0] if len(path) == 2 else "",
         variant=variant or None,
         adapters=_adapters(text, adapters),
     )
+
+
+def spelled_tag(text: str) -> str:
+    """A tag as it is kept: the default one in one spelling, since it is left out of paths."""
+    return DEFAULT_TAG if text.lower() in {"", DEFAULT_TAG} else text
 
 
 def is_part(text: str) -> bool:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from beastd.errors import Conflict
 from beastd.registry.models import Problem
-from beastd.registry.names import DEFAULT_TAG, ModelName, is_host, is_part
+from beastd.registry.names import DEFAULT_TAG, ModelName, is_host, is_part, spelled_tag
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -147,4 +147,6 @@ def _try_name(parts: Parts) -> ModelName | None:
     hosts, others = path[:-1], (*path[-1:], name, tag)
     if not all(map(is_part, others)) or not all(map(is_host, hosts)):
         return None
-    return ModelName(name=name, tag=tag, namespace=path[-1] if path else "", host=hosts[0] if hosts else "")
+    return ModelName(
+        name=name, tag=spelled_tag(tag), namespace=path[-1] if path else "", host=hosts[0] if hosts else ""
+    )

@@ -57,7 +57,10 @@ class Registry:
         self._facts = FactsFile(facts_file)
 
     def list(self) -> Listing:
-        """Every model. A broken description becomes a problem and hides no other model. Opens no GGUF."""
+        """Every model. A broken description becomes a problem and hides no other model. Opens no GGUF.
+
+        A model whose files are missing or were changed is a model, and has problems.
+        """
         places, problems = find_places(self._folders)
         models = []
         for place in places.values():
@@ -143,14 +146,15 @@ class Registry:
 
     def _model(self, place: Place) -> Model:
         description = self._description(place.path)
-        problems: list[str] = []
-        stamps = {files: _try_stamp(files, description, trail, problems) for trail, files in description.files()}
-        variants = {
-            key: _variant(key, files, stamps[files], description) for key, files in description.variants.items()
-        }
-        if all(variant.problem for variant in variants.values()):
-            raise BadModel(problems[0])
-        known = [*stamp_of([place.path]), *(entry for stamp in stamps.values() for entry in stamp or ())]
+        faults: dict[Trail, str] = {}
+        stamps: dict[Trail, Stamp] = {}
+        for trail, files in description.files():
+            try:
+                stamps[trail] = _sound_stamp(files, description)
+            except BadModel as e:
+                faults[trail] = f"{description.places.where(trail)}: {e.message}"
+        variants = {key: _variant(key, description, stamps, faults) for key in description.variants}
+        known = [*stamp_of([place.path]), *(entry for stamp in stamps.values() for entry in stamp)]
         facts = sorted((Path(file).name, *rest) for file, *rest in known[1:])
         return Model(
             name=place.name,
@@ -158,7 +162,7 @@ class Registry:
             description=description,
             variants=variants,
             default=variants[description.default],
-            problems=tuple(problems),
+            faults=faults,
             digest=_hash([description.text, facts]),
             modified_at=datetime.fromtimestamp(max(mtime_ns for _, _, mtime_ns in known) / 1e9, UTC),
         )
@@ -179,25 +183,21 @@ def _stamp(files: Files) -> Stamp:
         raise BadModel(f"cannot read {e.filename}: {e.strerror}; correct the path, or get the file") from e
 
 
-def _try_stamp(files: Files, description: Description, trail: Trail, problems: list[str]) -> Stamp | None:
-    """The files' stamp; None when one is missing or changed, which is added to the problems."""
-    try:
-        stamp = _stamp(files)
-        for path, size_bytes, modified_ns in stamp:
-            was = description.registered.get(Path(path))
-            if was and (was.bytes, was.modified_ns) != (size_bytes, modified_ns):
-                raise BadModel(
-                    f"{path} has changed since it was registered; `beast import` it again to take it as it is"
-                )
-    except BadModel as e:
-        problems.append(f"{description.places.where(trail)}: {e.message}")
-        return None
+def _sound_stamp(files: Files, description: Description) -> Stamp:
+    """The files' stamp. Raises BadModel when one is missing, or is not what was registered."""
+    stamp = _stamp(files)
+    for path, size_bytes, modified_ns in stamp:
+        was = description.registered.get(Path(path))
+        if was and (was.bytes, was.modified_ns) != (size_bytes, modified_ns):
+            raise BadModel(f"{path} has changed since it was registered; `beast import` it again to take it as it is")
     return stamp
 
 
-def _variant(name: str, files: Files, stamp: Stamp | None, description: Description) -> Variant:
-    if stamp is None:
-        return Variant(name, files, 0, "", "a file of it is missing or was changed")
+def _variant(name: str, description: Description, stamps: dict[Trail, Stamp], faults: dict[Trail, str]) -> Variant:
+    trail, files = ("variants", name), description.variants[name]
+    if trail in faults:
+        return Variant(name, files, 0, "", faults[trail])
+    stamp = stamps[trail]
     known = [digest_of(path) or description.sha256.get(path) for path in files]
     digest = known[0] if len(known) == 1 else None
     facts = known if all(known) else [(Path(file).name, *rest) for file, *rest in stamp]
@@ -208,7 +208,7 @@ def _usable(model: Model, variant: Variant) -> Variant:
     if variant.problem:
         others = [f"@{it.name}" for it in model.variants.values() if not it.problem]
         hint = f" ({', '.join(others)} can be used)" if others else ""
-        raise BadModel(f"{model.name.short}@{variant.name}: {model.problems[0]}{hint}")
+        raise BadModel(variant.problem + hint)
     return variant
 
 
@@ -217,8 +217,11 @@ def _hash(facts: object) -> str:
 
 
 def _adapters(model: Model, asked: dict[str, float | None]) -> list[Adapter]:
-    """Those asked for, after those that are on by themselves; a scale of 0 switches one off."""
-    names = {name: None for name, file in model.adapters.items() if file.is_applied} | asked
+    """Those asked for, else those that are on by themselves; a scale of 0 leaves one out. Raises BadModel."""
+    names = asked or {name: None for name, file in model.adapters.items() if file.is_applied}
+    for name in names:
+        if fault := model.faults.get(("adapters", name)):
+            raise BadModel(fault)
     files = {name: model.adapters[name] for name in names}
     scales = {name: files[name].scale if scale is None else scale for name, scale in names.items()}
     return [Adapter(str(file.path), scales[name]) for name, file in files.items() if scales[name]]

@@ -120,15 +120,39 @@ def test_the_hub_cache_is_imported_under_its_repositorys_name(start_daemon: Star
 def test_a_whole_folder_is_imported_and_again_without_harm(start_daemon: StartDaemon, tmp_path: Path) -> None:
     """Cub's own files as somebody's folder: variants, a split one among them, and the adapter."""
     for file in CUB.glob("*.gguf"):
-        (tmp_path / file.name).symlink_to(file)
+        (tmp_path / file.name.replace("cub", "bear")).symlink_to(file)
     daemon = start_daemon()
     for _ in range(2):
         reply = bring(daemon, tmp_path)
         assert {it["name"]: it["variants"] for it in reply["imported"]} == {
-            "cub": ["f16", "q8_0", "q4_k_m", "q2_k"],
-            "cub-draft": ["f16"],
+            "bear": ["f16", "q8_0", "q4_k_m", "q2_k"],
+            "bear-draft": ["f16"],
         }
         assert reply["skipped"] == []
-    answer = ask(daemon, "cub+pirate", QUESTION, num_predict=8)
-    assert answer["variant"] == "q4_k_m", "the imported model hides the built-in one, whose default is q8_0"
-    assert ask(daemon, "cub@f16", QUESTION, num_predict=8)["variant"] == "f16"
+    assert ask(daemon, "bear+pirate", QUESTION, num_predict=8)["variant"] == "q4_k_m"
+    assert ask(daemon, "bear@f16", QUESTION, num_predict=8)["variant"] == "f16"
+
+
+def test_a_built_in_model_is_not_hidden_unawares(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    """Only on demand; then removing the user's brings it back."""
+    (tmp_path / "cub-q2_k.gguf").symlink_to(CUB / "cub-q2_k.gguf")
+    daemon = start_daemon()
+    ((skipped),) = bring(daemon, tmp_path)["skipped"]
+    assert "there is a model 'cub' already; --replace takes this one instead" in skipped["reason"]
+    assert bring(daemon, tmp_path, replace=True)["skipped"] == []
+    assert ask(daemon, "cub", QUESTION, num_predict=8)["variant"] == "q2_k"
+
+
+def test_a_changed_file_is_taken_as_it_is_by_importing_it_again(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    """As the error says; what was made of the model stays."""
+    file = tmp_path / "bear-q2_k.gguf"
+    file.write_bytes((CUB / "cub-q2_k.gguf").read_bytes())
+    daemon = start_daemon()
+    bring(daemon, file)
+    shown = daemon.request("POST", "/api/modelfile", {"model": "bear"})[1]["modelfile"]
+    daemon.request("POST", "/api/edit", {"model": "bear", "modelfile": shown + "system: Growl.\n"})
+    with file.open("ab") as stream:
+        stream.write(b"x")
+    assert "`beast import` it again" in daemon.request("POST", "/api/show", {"model": "bear"})[1]["error"]
+    assert bring(daemon, file)["skipped"] == []
+    assert daemon.request("POST", "/api/show", {"model": "bear"})[1]["system"] == "Growl."

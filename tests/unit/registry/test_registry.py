@@ -119,7 +119,8 @@ def test_a_broken_description_hides_no_other_model(library):
     (library.user / "pipe.yaml").unlink()
     os.mkfifo(library.user / "pipe.yaml")
     listing = library.registry.list()
-    assert [str(model.name) for model in listing.models] == ["good:latest"]
+    assert [str(model.name) for model in listing.models] == ["file:latest", "good:latest"]
+    assert listing.models[0].variants["q"].problem
     assert {problem.path.name for problem in listing.problems} == set(broken)
     for problem in listing.problems:
         assert str(problem.path) in problem.message
