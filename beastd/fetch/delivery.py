@@ -67,9 +67,12 @@ class Delivery:
         tensors = first.tensors or self._arrivals[1].header().tensors
         return replace(first, tensors=tensors, size_bytes=self.candidate.n_bytes)
 
-    def bring(self, job: Job) -> list[Part]:
-        """Everything, in the order of shards. Raises DiskFull before the first byte, or what ``finish`` raises."""
-        self._check_disk(job)
+    def bring(self, job: Job, why: str) -> list[Part]:
+        """Everything, in the order of shards; before, ``why`` it is this candidate is told with what the disk has.
+
+        Raises DiskFull before the first byte, or what ``finish`` raises.
+        """
+        self._check_disk(job, why)
         with ThreadPoolExecutor(N_AT_ONCE) as pool:
             futures = [pool.submit(arrival.finish) for arrival in self._arrivals]
             ended, _ = wait(futures, return_when=FIRST_EXCEPTION)
@@ -85,7 +88,7 @@ class Delivery:
         for arrival in self._arrivals:
             arrival.release(is_unwanted=is_unwanted)
 
-    def _check_disk(self, job: Job) -> None:
+    def _check_disk(self, job: Job, why: str) -> None:
         missing = sum(arrival.missing_bytes() for arrival in self._arrivals)
         total = self.candidate.n_bytes
         try:
@@ -99,5 +102,6 @@ class Delivery:
                 f"{size_text(free)} to give ({size_text(job.keep_free_bytes)} stay free): free some space "
                 "(`beast du`, `beast prune`), or take a smaller variant"
             )
-        status = f"{size_text(missing)} to load, {size_text(total - missing)} are here, {size_text(free)} of disk free"
+        # One status: of two in a row a watcher may see the last alone.
+        status = f"{why}; {size_text(missing)} to load, {size_text(total - missing)} here, {size_text(free)} disk free"
         job.manners.report(Progress(status=status, completed=total - missing, total=total))

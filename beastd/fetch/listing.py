@@ -19,6 +19,8 @@ _QUANT = re.compile(
     r"(?<![a-z0-9])(ud-)?([it]?q[1-8](_([0-9]|k|s|m|l|xl|xs|xxs|nl))*|bf16|fp?16|fp?32|mxfp4(_moe)?|nvfp4)(?![a-z0-9])"
 )
 """How file names spell quantizations: llama.cpp's own names, and what repositories made of them (UD-Q4_K_XL)."""
+_NO_MODEL = re.compile(r"imatrix|(^|[/_.-])mtp[/_.-]")
+"""Importance matrices, and heads that draft for a model beside them."""
 _DROPPED = re.compile(r"q4_0_[48]_[48]")
 _SPELLINGS = {"fp16": "f16", "fp32": "f32"}
 _MOST_NAMED = 12
@@ -81,11 +83,11 @@ def projectors(files: Iterable[RemoteFile]) -> list[str]:
 
 
 def models(files: Iterable[RemoteFile]) -> list[Candidate]:
-    """All that may be models: no projectors, no importance matrices, no split files with a shard missing.
+    """All that may be models: no projectors, drafts or importance matrices, no split files with a shard missing.
 
     Also none of the repacked types (Q4_0_4_4) that llama.cpp reads no more.
     """
-    usual = (file for file in files if not is_projector(file.name) and "imatrix" not in file.name.lower())
+    usual = (file for file in files if not is_projector(file.name) and not _NO_MODEL.search(file.name.lower()))
     return [candidate for candidate in _grouped(usual) if not _DROPPED.fullmatch(candidate.name)]
 
 
@@ -124,7 +126,7 @@ def with_quant(candidates: Sequence[Candidate], quant: str, repo: str) -> Candid
     found = found or [candidate for candidate in candidates if candidate.name == f"ud-{wanted}"]
     if not found:
         names = [candidate.label for candidate in candidates]
-        raise ModelNotFound(f"{repo} has no '{quant[:80]}'; {_offer(near(wanted, names) or names[:_MOST_NAMED])}")
+        raise ModelNotFound(f"{repo} has no '{quant[:80]}'; {_offer(names[:_MOST_NAMED])}")
     if len(found) > 1:
         raise several(found, repo)
     return found[0]

@@ -89,6 +89,8 @@ class Fetched(Struct, frozen=True, kw_only=True):
     files: list[FetchedFile]
     origin: str
     """``hf.co/user/name@commit``, the URL, or the path."""
+    model: str | None = None
+    """What the source calls this model, where it holds several."""
     license: str | None = None
     """Its identifier on the hub, such as "apache-2.0"."""
     base_model: str | None = None

@@ -67,8 +67,18 @@ def _from_hub(order: FetchOrder, source: HubSource, job: Job) -> Fetched:
 
     fetched = _bring(order, job, _offered(source, repo), arrivals, repo.origin)
     return msgspec.structs.replace(
-        fetched, license=repo.license, base_model=repo.base_model, projectors=projectors(repo.files)
+        fetched,
+        model=_one_of_several(fetched.files[0].file, source, repo),
+        license=repo.license,
+        base_model=repo.base_model,
+        projectors=projectors(repo.files),
     )
+
+
+def _one_of_several(file: str, source: HubSource, repo: Repository) -> str | None:
+    """The model's own name, where a repository that no catalog has sorted out holds several."""
+    stems = {candidate.file: stem(candidate) for candidate in models(repo.files)}
+    return stems.get(file) if source.variants is None and len(set(stems.values())) > 1 else None
 
 
 def _offered(source: HubSource, repo: Repository) -> list[Candidate]:
@@ -122,10 +132,9 @@ def _delivery(candidate: Candidate, arrivals: Arrivals) -> Iterator[Delivery]:
 
 
 def _brought(delivery: Delivery, header: Header, choice: Choice, job: Job, origin: str) -> Fetched:
-    job.manners.report(Progress(status=choice.why))
     candidate = delivery.candidate
     file = FetchedFile(
-        role=_role(header), name=_name(candidate, header), file=candidate.file, parts=delivery.bring(job)
+        role=_role(header), name=_name(candidate, header), file=candidate.file, parts=delivery.bring(job, choice.why)
     )
     return Fetched(files=[file], origin=origin, why=choice.why, fits=choice.fits, need_bytes=choice.need_bytes)
 

@@ -87,8 +87,8 @@ class RemoteArrival:
         return Part(digest, download.size_bytes or 0)
 
     def release(self, *, is_unwanted: bool = False) -> None:
-        """Let others have the partial; remove it if only the header of an unwanted file was read."""
-        if self._partial and is_unwanted and self._was_new:
+        """Let others have the partial; remove it if nothing came, or only the header of an unwanted file was read."""
+        if self._partial and (self._partial.position == 0 or (is_unwanted and self._was_new)):
             self._partial.discard()
         elif self._partial:
             self._partial.close()

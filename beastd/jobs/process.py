@@ -6,8 +6,10 @@ import asyncio
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, BinaryIO
 
 import msgspec
@@ -19,16 +21,20 @@ from beastd.tool import Done, Failed, Progress, Report, from_tool
 MAX_LINE_BYTES = 2**20
 MAX_LOG_BYTES = 2**20
 N_LOG_LINES = 3
+NO_ENV: Mapping[str, str] = MappingProxyType({})
 _ENV = {"GGML_NO_BACKTRACE": "1", "GOMP_SPINCOUNT": "2000"}
 """As for workers (``fleet.process``)."""
 
 
-async def run_tool(module: str, order: Struct, report: Report, log: Path) -> dict[str, Any]:
+async def run_tool(
+    module: str, order: Struct, report: Report, log: Path, env: Mapping[str, str] = NO_ENV
+) -> dict[str, Any]:
     """Run ``python -m module``, tell its progress, and return its result. Cancelling kills it.
 
-    Raises its error, or ToolFailed when it ended without telling one. ``log`` takes what it says besides.
+    Raises its error, or ToolFailed when it ended without telling one. ``log`` takes what it says besides,
+    ``env`` is added to its environment.
     """
-    process = await _start(module, log)
+    process = await _start(module, log, env)
     assert process.stdin, "it is a pipe"
     assert process.stdout, "it is a pipe"
     try:
@@ -48,7 +54,7 @@ async def run_tool(module: str, order: Struct, report: Report, log: Path) -> dic
     raise ToolFailed(f"{module} ended early ({_outcome(process)}); its log is {log}: {_tail(log)}")
 
 
-async def _start(module: str, log: Path) -> asyncio.subprocess.Process:
+async def _start(module: str, log: Path, env: Mapping[str, str]) -> asyncio.subprocess.Process:
     with _opened(log) as output:
         return await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", module),
@@ -57,7 +63,7 @@ async def _start(module: str, log: Path) -> asyncio.subprocess.Process:
             stderr=output,
             start_new_session=True,
             limit=MAX_LINE_BYTES,
-            env=_ENV | os.environ,
+            env={**_ENV, **os.environ, **env},
         )
 
 

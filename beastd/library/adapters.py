@@ -58,7 +58,7 @@ async def _file(desk: Desk, request: AdapterRequest, job: Job, *, is_local: bool
             raise BadModel(f"{path} is not a file; give the adapter's GGUF")
         return (await desk.adopt([path], job))[0] if request.copy else str(path)
     wanted = parse_wanted(PullRequest(model=request.source), desk.catalog, is_local=is_local)
-    fetched = await desk.fetch(wanted.source, job)
+    fetched = await desk.fetch(wanted.source, job, request.token if is_local else None)
     found = [file for file in fetched.files if file.role == "adapter"]
     if not found:
         raise BadModel(f"{request.source} is a whole model, not a LoRA adapter; `beast pull` gets it")

@@ -24,6 +24,9 @@ class LongRequest(Struct, kw_only=True, forbid_unknown_fields=True):
     """Default true: one line each time something changed. False: one reply at the end."""
 
 
+Token = Annotated[str, Meta(pattern=r"^[!-~]{1,1000}$")]
+
+
 class PullRequest(LongRequest, kw_only=True, forbid_unknown_fields=True):
     """POST /api/pull: get a model. Asking for the same again joins it."""
 
@@ -40,6 +43,8 @@ class PullRequest(LongRequest, kw_only=True, forbid_unknown_fields=True):
     """Ollama's clients send it empty; Beast asks the hub with HF_TOKEN."""
     password: Literal[""] = ""
     """As username."""
+    token: Token | None = None
+    """For the hub, instead of the daemon's HF_TOKEN; over the Unix socket alone."""
     insecure: bool = False
     """Only false is taken: Beast trusts no broken certificates."""
 
@@ -66,6 +71,8 @@ class CreateRequest(LongRequest, kw_only=True, forbid_unknown_fields=True, renam
     system: str | None = None
     parameters: Options | None = None
     messages: list[Message] | None = None
+    token: Token | None = None
+    """For the hub, where ``from`` has to be pulled; as with pull."""
     quantize: str | None = None
     """A quantization to make of the files, which becomes the default."""
 
@@ -142,6 +149,8 @@ class AdapterRequest(LongRequest, kw_only=True, forbid_unknown_fields=True):
     """Its strength, unless a request says otherwise."""
     applied: bool = False
     """Whether it is on when a name asks for no adapter."""
+    token: Token | None = None
+    """For the hub; as with pull."""
     copy: bool = False
     """Copy the file into the store instead of registering it where it is."""
 

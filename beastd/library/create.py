@@ -49,7 +49,7 @@ async def create(desk: Desk, request: CreateRequest, job: Job, *, is_local: bool
     job.say("parsing modelfile")
     type_ = quant_type(request.quantize).name if request.quantize else None
     asked = await asyncio.to_thread(_asked, desk, request, is_local)
-    base, notes = await _base(desk, asked, request.folder, job, is_local=is_local)
+    base, notes = await _base(desk, asked, request, job, is_local=is_local)
     fields = msgspec.structs.replace(_combined(base, asked), from_=None)
     if not fields.variants:
         raise BadRequest(f"{name.short} would have no file: say what it is made of, with `from` (FROM) or variants")
@@ -178,9 +178,11 @@ def _located(fields: Fields, folder: str | None, is_local: bool) -> Fields:
 # --- what it starts from ---
 
 
-async def _base(desk: Desk, asked: Fields, folder: str | None, job: Job, *, is_local: bool) -> tuple[Fields, list[str]]:
+async def _base(
+    desk: Desk, asked: Fields, request: CreateRequest, job: Job, *, is_local: bool
+) -> tuple[Fields, list[str]]:
     """The fields of what ``from`` names: a model, pulled if need be, or files. And what is to be said of it."""
-    text = asked.from_
+    text, folder = asked.from_, request.folder
     if text is None:
         return Fields(), []
     if text.startswith("sha256:"):
@@ -192,7 +194,7 @@ async def _base(desk: Desk, asked: Fields, folder: str | None, job: Job, *, is_l
     if _is_path(text) or (is_local and folder and (Path(folder) / text).exists()):
         found = await asyncio.to_thread(_one_model, local_path(text, folder, is_local=is_local))
         return found.fields, found.notes
-    return await _base_model(desk, text, job), []
+    return await _base_model(desk, text, job, request.token if is_local else None), []
 
 
 def _is_path(text: str) -> bool:
@@ -213,7 +215,7 @@ def _one_model(path: Path) -> Found:
     return found[0]
 
 
-async def _base_model(desk: Desk, text: str, job: Job) -> Fields:
+async def _base_model(desk: Desk, text: str, job: Job, token: str | None) -> Fields:
     try:
         resolved = desk.resolve(text)
     except ModelNotFound as missing:
@@ -221,7 +223,7 @@ async def _base_model(desk: Desk, text: str, job: Job) -> Fields:
             wanted = parse_wanted(PullRequest(model=text), desk.catalog, is_local=False)
         except (ModelNotFound, BadRequest):
             raise missing from None
-        resolved = desk.resolve((await pull(desk, wanted, job))["model"])
+        resolved = desk.resolve((await pull(desk, wanted, job, token))["model"])
     fields = desk.keeper.portable(resolved.model)
     on = {str(adapter.path): adapter.scale for adapter in resolved.adapters}
     adapters = {

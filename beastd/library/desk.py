@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from beastd.fetch.order import Fetched, FetchOrder, FileSource, HubSource, Part,
 from beastd.ipc import LoadSettings
 from beastd.jobs.job import Job
 from beastd.jobs.jobs import Jobs
-from beastd.jobs.process import run_tool
+from beastd.jobs.process import NO_ENV, run_tool
 from beastd.library.adopt import adopt
 from beastd.registry.catalog import Catalog
 from beastd.registry.keeper import Keeper, registered
@@ -32,6 +32,7 @@ from beastd.registry.registry import Registry
 from beastd.registry.store import Store
 
 T = TypeVar("T")
+Source = HubSource | UrlSource | FileSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,17 +77,20 @@ class Desk:
 
         return await self.describe(name, changed)
 
-    async def tool(self, module: str, order: msgspec.Struct, job: Job, kind: type[T]) -> T:
+    async def tool(
+        self, module: str, order: msgspec.Struct, job: Job, kind: type[T], env: Mapping[str, str] = NO_ENV
+    ) -> T:
         """Run a tool process for a job."""
         log = self.logs_dir / f"{module.removeprefix('beastd.')}.log"
-        return msgspec.convert(await run_tool(module, order, job.report, log), kind)
+        return msgspec.convert(await run_tool(module, order, job.report, log, env), kind)
 
-    async def fetch(self, source: HubSource | UrlSource | FileSource, job: Job) -> Fetched:
-        """Bring files into the store."""
+    async def fetch(self, source: Source, job: Job, token: str | None = None) -> Fetched:
+        """Bring files into the store. ``token``: the client's own for the hub."""
         config = self.config
         settings = LoadSettings(n_ctx=config.context, kv_type=config.kv_type, n_batch=config.batch)
         order = FetchOrder(store=str(self.store.root), source=source, budget_bytes=self.budget_bytes, settings=settings)
-        return await self.tool("beastd.fetch", order, job, Fetched)
+        env = {"HF_TOKEN": token} if token else NO_ENV
+        return await self.tool("beastd.fetch", order, job, Fetched, env)
 
     async def in_thread(self, job: Job, work: Callable[..., T], *args: Any) -> T:
         """Run blocking work, which takes ``report`` and ``is_cancelled`` last. A cancelled job waits for its end."""

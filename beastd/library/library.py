@@ -54,9 +54,11 @@ class Library:
     def pull(self, request: PullRequest, is_local: bool) -> Job:
         """Get a model, or join the pull of the same one. Raises BadRequest, ModelNotFound, Forbidden."""
         self._check_not_moving()
+        if request.token:
+            _check_local("token", is_local)
         wanted = parse_wanted(request, self._desk.catalog, is_local=is_local)
         subject = request.model or str(request.name)
-        return self._jobs.start("pull", subject, repr(wanted), lambda job: pull(self._desk, wanted, job))
+        return self._jobs.start("pull", subject, repr(wanted), lambda job: pull(self._desk, wanted, job, request.token))
 
     def create(self, request: CreateRequest, is_local: bool) -> Job:
         """Make a model. Raises BadRequest for its name."""

@@ -36,6 +36,8 @@ class Wanted:
     name: ModelName
     entry: CatalogEntry | None = None
     """Its entry in the catalog, where it has one."""
+    is_named: bool = False
+    """Whether the client gave the name."""
 
 
 def parse_wanted(request: PullRequest, catalog: Catalog, *, is_local: bool) -> Wanted:
@@ -53,7 +55,7 @@ def parse_wanted(request: PullRequest, catalog: Catalog, *, is_local: bool) -> W
     name = parse_name(request.save_as)
     if name.variant or name.adapters:
         raise BadRequest(f"'{request.save_as[:80]}' names a variant or an adapter; give the model's name alone")
-    return replace(wanted, name=name)
+    return replace(wanted, name=name, is_named=True)
 
 
 def _wanted(text: str, request: PullRequest, catalog: Catalog, *, is_local: bool) -> Wanted:
@@ -115,9 +117,12 @@ def _from_catalog(text: str, catalog: Catalog) -> Wanted:
     return Wanted(source, replace(asked, variant=None), entry)
 
 
-async def pull(desk: Desk, wanted: Wanted, job: Job) -> dict[str, Any]:
+async def pull(desk: Desk, wanted: Wanted, job: Job, token: str | None = None) -> dict[str, Any]:
     """Bring the files and describe the model. Returns the reply's fields."""
-    fetched = await desk.fetch(wanted.source, job)
+    desk.registry.find(wanted.name)  # a broken description is told before the download
+    fetched = await desk.fetch(wanted.source, job, token)
+    if fetched.model and not wanted.is_named:
+        wanted = replace(wanted, name=replace(wanted.name, tag=_part(fetched.model)))
     variant = next((file.name for file in fetched.files if file.role == "variant"), None)
     shape = await asyncio.to_thread(_shape, desk, fetched)
 
@@ -143,9 +148,11 @@ def _shape(desk: Desk, fetched: Fetched) -> ModelShape | None:
 
 def _check_same(desk: Desk, known: Model, shape: ModelShape | None) -> None:
     """Raises Conflict when the model of that name is another one: variants differ in quantization alone."""
-    usable = next(it for it in known.variants.values() if not it.problem)
+    usable = next((it for it in known.variants.values() if not it.problem), None)
+    if usable is None or shape is None:
+        return
     old = desk.registry.shape(usable.files)
-    if shape and not old.is_same_model(shape):
+    if not old.is_same_model(shape):
         raise Conflict(
             f"'{known.name.short}' is another model ({old.architecture}, {old.n_layers} layers) than what came "
             f"({shape.architecture}, {shape.n_layers} layers); --as NAME gives this one a name of its own"
@@ -201,10 +208,15 @@ def _not_alone(wanted: Wanted, fetched: Fetched) -> str:
 
 
 def _name_of_file(file: str) -> ModelName:
-    stem = _NOT_IN_NAMES.sub("-", re.sub(r"(-00001-of-[0-9]{5})?\.gguf$", "", file, flags=re.IGNORECASE)).strip("-.")
-    if not is_part(stem):
-        raise BadRequest(f"no model's name follows from '{file[:80]}'; give one with --as NAME")
-    return ModelName(name=stem.lower())
+    return ModelName(name=_part(re.sub(r"(-00001-of-[0-9]{5})?\.gguf$", "", file, flags=re.IGNORECASE)))
+
+
+def _part(text: str) -> str:
+    """A part of a name made of a file's. Raises BadRequest when nothing is left of it."""
+    part = _NOT_IN_NAMES.sub("-", text).strip("-.").lower()
+    if not is_part(part):
+        raise BadRequest(f"no model's name follows from '{text[:80]}'; give one with --as NAME")
+    return part
 
 
 def _hex(sha256: str | None) -> str | None:

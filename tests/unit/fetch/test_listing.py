@@ -74,7 +74,7 @@ def test_a_quantization_is_found_in_any_case_and_without_its_prefix() -> None:
     assert with_quant(found, "Q8_0", "u/m").file == "M-Q8_0.gguf"
     assert with_quant(found, "q4_k_xl", "u/m").file == "M-UD-Q4_K_XL.gguf"
     assert with_quant(found, "fp16", "u/m").file == "M-FP16.gguf"
-    with pytest.raises(ModelNotFound, match=r"u/m has no 'q8_1'; there is q8_0"):
+    with pytest.raises(ModelNotFound, match=r"u/m has no 'q8_1'; there is f16, q8_0, ud-q4_k_xl"):
         with_quant(found, "q8_1", "u/m")
 
 
