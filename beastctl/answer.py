@@ -40,11 +40,12 @@ class Answer:
     final: Mapping[str, Any] = field(default_factory=dict)
     is_interrupted: bool = False
 
-    def is_cut_by_context(self, num_predict: int | None) -> bool:
-        """The answer ran into the context's end, and not into a length that was asked for."""
-        if self.final.get("done_reason") != "length":
-            return False
-        return num_predict is None or num_predict < 0 or int(self.final.get("eval_count", 0)) < num_predict
+    @property
+    def is_cut(self) -> bool:
+        """The answer ran into the context's end, and not only into a length that the request or the model sets."""
+        n_tokens = int(self.final.get("prompt_eval_count") or 0) + int(self.final.get("eval_count") or 0)
+        n_ctx = int(self.final.get("n_ctx") or 0)
+        return self.final.get("done_reason") == "length" and 0 < n_ctx <= n_tokens
 
 
 def follow(reply: Reply, screen: Screen) -> Answer:

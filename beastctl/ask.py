@@ -30,23 +30,17 @@ def ask(client: Client, path: str, request: dict[str, Any], make_screen: Callabl
         answer = follow(reply, make_screen())
     for warning in warnings(answer.final):
         render.say(warning)
-    if is_cut(answer, request):
-        n_ctx = answer.final.get("n_ctx")
-        room = f" of {n_ctx} tokens" if n_ctx else ""
-        render.say(f"the answer was cut off: the context{room} is full (--num-ctx asks for more)")
+    if answer.is_cut:
+        n_ctx = answer.final["n_ctx"]
+        render.say(f"the answer was cut off: the context of {n_ctx} tokens is full (--num-ctx asks for more)")
     return answer
 
 
-def is_cut(answer: Answer, request: dict[str, Any]) -> bool:
-    """The answer ended at the context's end, before the length the request asked for."""
-    return answer.is_cut_by_context(request.get("options", {}).get("num_predict"))
-
-
-def exit_status(answer: Answer, request: dict[str, Any]) -> int:
+def exit_status(answer: Answer) -> int:
     """What `beast run` ends with after ``answer``."""
     if answer.is_interrupted:
         return EXIT_INTERRUPTED
-    return EXIT_CUT if is_cut(answer, request) else EXIT_DONE
+    return EXIT_CUT if answer.is_cut else EXIT_DONE
 
 
 def load(client: Client, model: str, keep_alive: str | None) -> Answer:

@@ -22,8 +22,8 @@ class BoardScreen(Protocol):
     def update(self, board: Board) -> None:
         """There is news, or a moment passed."""
 
-    def close(self) -> None:
-        """Nothing more comes."""
+    def clear(self) -> None:
+        """Something else is to be written, or nothing more comes."""
 
 
 def screen_for(out: TextIO) -> BoardScreen:
@@ -60,7 +60,7 @@ class BarScreen:
         self._write(self._erasing(columns, n_rows) + "\n".join(rows))
         self._widths = [render.cells(row) for row in rows]
 
-    def close(self) -> None:
+    def clear(self) -> None:
         """Take the bars off the screen."""
         self._write(self._erasing(*self._size(self._out)))
         self._widths = []
@@ -96,7 +96,7 @@ class LineScreen:
         self._out.write(f"beast: {text}\n")
         self._out.flush()
 
-    def close(self) -> None:
+    def clear(self) -> None:
         """What was written stays."""
 
 

@@ -95,7 +95,7 @@ def shutdown(paths: Paths, limit_s: float, say: Callable[[str], None]) -> int | 
         raise StopFailed(f"beastd (pid {pid}) belongs to another user; ask them, or root, to stop it") from error
     except ProcessLookupError:
         return pid
-    _await_end(paths, pid, limit_s, say)
+    await_end(paths, pid, limit_s, say)
     return pid
 
 
@@ -117,7 +117,12 @@ def try_lock_holder(lock_file: Path) -> int | None:
     return None
 
 
-def _await_end(paths: Paths, pid: int, limit_s: float, say: Callable[[str], None]) -> None:
+def await_end(paths: Paths, pid: int, limit_s: float, say: Callable[[str], None]) -> None:
+    """Wait until a daemon that is ending has let its lock go; ``say`` hears of it when that takes over a second.
+
+    Raises:
+        StopFailed: it still holds the lock after ``limit_s`` seconds.
+    """
     started, has_said = time.monotonic(), False
     while try_lock_holder(paths.lock_file) == pid:
         took_s = time.monotonic() - started

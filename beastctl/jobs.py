@@ -16,7 +16,7 @@ import typer
 from beastctl import render
 from beastctl.answer import on_interrupt
 from beastctl.ask import EXIT_INTERRUPTED
-from beastctl.bars import screen_for
+from beastctl.bars import BoardScreen, screen_for
 from beastctl.client import TICK_S, Client, NoAnswer, Reply
 from beastctl.progress import Board
 from beastd.errors import BeastError
@@ -106,10 +106,19 @@ def _show(works: Sequence[Work], events: _Events, is_interrupted: Callable[[], b
                 if all(work.job or work.is_over for work in works) or time.monotonic() > leave_at:
                     break
             with suppress(Empty):
-                _take(board, *events.get(timeout=TICK_S))
+                work, event = events.get(timeout=TICK_S)
+                _take(board, work, event)
+                if work.error and not all(it.is_over for it in works):
+                    _tell_early(screen, work.title, work.error)
             screen.update(board)
     finally:
-        screen.close()
+        screen.clear()
+
+
+def _tell_early(screen: BoardScreen, title: str, error: BeastError) -> None:
+    """Other work may take hours yet, and this failure may be a slip of the pen."""
+    screen.clear()
+    render.say(f"{title}: {error.message}")
 
 
 def _take(board: Board, work: Work, event: dict[str, Any] | BeastError) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from inspect import signature
 from typing import Annotated, Any
@@ -54,6 +56,8 @@ SECTIONS: Mapping[str, Mapping[str, str]] = {
 """Title → name → one line of help. The function of that name is in ``beastctl.commands.<name>``; Python's own words
 get an underscore. A module with ``SUBCOMMANDS`` is a group of them."""
 COMMANDS: Mapping[str, str] = {name: text for section in SECTIONS.values() for name, text in section.items()}
+EXIT_UNREAD = 141
+"""As a shell tells of a program that SIGPIPE ended."""
 ALIASES: Mapping[str, str] = {"ls": "list", "start": "serve"}
 _FUNCTIONS: Mapping[str, str] = {"list": "list_", "import": "import_"}
 
@@ -84,12 +88,31 @@ class _Loader(dict[str, Any]):
         return load(name) if name in COMMANDS else default
 
 
+@contextmanager
+def _ending_unread() -> Iterator[None]:
+    """Where nobody reads what is written, as with ``| head``, the program ends without a word."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise typer.Exit(EXIT_UNREAD) from None
+
+
 class LazyCommands(TyperGroup):
     """The group of all commands. Their modules are imported when one runs, not to list them."""
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
         self.commands = _Loader()
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command."""
+        with _ending_unread():
+            return super().invoke(ctx)
+
+    def make_context(self, *words: Any, **attributes: Any) -> Any:
+        """Read the command line, which may ask for help."""
+        with _ending_unread():
+            return super().make_context(*words, **attributes)
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
         """Names in the table's order."""
@@ -160,6 +183,13 @@ def program() -> typer.Typer:
 def main() -> None:
     """Console entry point: errors are a line or two on standard error and a status, never a traceback."""
     try:
+        _run()
+    finally:
+        _flush()
+
+
+def _run() -> None:
+    try:
         program()(prog_name="beast")
     except BeastError as error:
         _fail(error.message)
@@ -167,6 +197,18 @@ def main() -> None:
         if sys.flags.dev_mode:
             raise
         _fail(f"internal error: {type(error).__name__}: {error} (PYTHONDEVMODE=1 shows where; please report it)")
+
+
+def _flush() -> None:
+    """Write what is left now: when the interpreter ends, a failure would be a traceback."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        try:
+            stream.flush()
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # the rest goes nowhere
+            if not isinstance(error, BrokenPipeError):
+                _fail(f"cannot write: {error.strerror}")
+            sys.exit(EXIT_UNREAD)
 
 
 def _fail(message: str) -> None:

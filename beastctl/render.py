@@ -101,7 +101,8 @@ def table(
 ) -> str:
     """Columns as wide as their widest cell, three spaces apart; the last one ragged.
 
-    With ``width``, the columns numbered ``elastic`` give way until a line fits in that, the widest first.
+    With ``width``, the columns numbered ``elastic`` give way until a line fits in that, the widest first; what is
+    still too much is cut off at the right.
     """
     lines = [[visible(cell) for cell in row] for row in (header, *rows)]
     widths = [max(map(cells, column)) for column in zip(*lines, strict=True)]
@@ -110,7 +111,8 @@ def table(
         widest = max(elastic, key=lambda column: widths[column])
         widths[widest] = min(widths[widest], max(widths[widest] - 1, MIN_COLUMN))
     padded = [[_padded(clip(cell, n), n) for cell, n in zip(row, widths, strict=True)] for row in lines]
-    return "\n".join("   ".join(row).rstrip() for row in padded)
+    joined = ["   ".join(row).rstrip() for row in padded]
+    return "\n".join(clip(line, width) if width else line for line in joined)
 
 
 def _padded(text: str, width: int) -> str:

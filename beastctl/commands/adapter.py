@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Annotated, Any
 
 import typer
 
-from beastctl import daemon, jobs, local, render
+from beastctl import daemon, hub, jobs, local, render
 from beastctl.commands.rm import REMOVE_LIMIT_S
 from beastctl.complete import base_names, catalog_names
 
 
 def adapter() -> None:
     """Add LoRA adapters to models, list and remove them; MODEL+ADAPTER*SCALE then runs one."""
+
+
+def _finite(scale: float) -> float:
+    if not isfinite(scale):
+        raise typer.BadParameter(f"{scale} is no strength: give a finite number, such as 0.5")
+    return scale
 
 
 def add(
@@ -22,7 +29,7 @@ def add(
     ],
     *,
     base: Annotated[str, typer.Option(metavar="MODEL", help="The model it is for.", autocompletion=base_names)],
-    scale: Annotated[float, typer.Option(help="Its strength, unless a name says otherwise.")] = 1.0,
+    scale: Annotated[float, typer.Option(help="Its strength, unless a name says otherwise.", callback=_finite)] = 1.0,
     applied: Annotated[bool, typer.Option("--applied", help="On whenever a name asks for no adapter.")] = False,
     copy: Annotated[bool, typer.Option("--copy", help="Copy the file, instead of using it where it is.")] = False,
 ) -> None:
@@ -30,7 +37,7 @@ def add(
     request: dict[str, Any] = {"name": name, "source": local.path_of(source) or source, "base": base, "scale": scale}
     request |= {field: True for field, is_on in {"applied": applied, "copy": copy}.items() if is_on}
     client = daemon.ensure_running(daemon.current_paths(), render.say)
-    result = jobs.run(client, jobs.Work(f"adding {name}", "/api/adapters", request, is_resumable=True))
+    result = jobs.run(client, jobs.Work(f"adding {name}", "/api/adapters", hub.with_token(request), is_resumable=True))
     for warning in result.get("warnings", []):
         render.say(warning)
     print(result["model"])

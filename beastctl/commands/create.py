@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from beastctl import daemon, jobs, local, render
+from beastctl import daemon, hub, jobs, local, render
 from beastctl.complete import model_names, quantizations
 from beastd.errors import BadRequest
 
@@ -51,7 +51,7 @@ def create(
     if quantize is not None:
         request["quantize"] = quantize
     client = daemon.ensure_running(daemon.current_paths(), render.say)
-    result = jobs.run(client, jobs.Work(model, "/api/create", request))
+    result = jobs.run(client, jobs.Work(model, "/api/create", hub.with_token(request)))
     for warning in result.get("warnings", []):
         render.say(warning)
     render.say(f"created {result['model']}")

@@ -32,8 +32,8 @@ def describe(usage: dict[str, Any]) -> str:
     ]
     sums = [
         ("store", f"{render.size(usage['blob_bytes'])} in {usage['folder']}"),
-        ("unused", _reclaimable(usage["unused_bytes"])),
-        ("unfinished", _reclaimable(usage["partial_bytes"])),
+        ("unused", _removable(usage["unused_bytes"], "beast prune")),
+        ("unfinished", _removable(usage["partial_bytes"], "beast prune --unfinished")),
         ("free", render.size(usage["free_bytes"])),
     ]
     table = render.table(("NAME", "OWN", "SHARED", "OUTSIDE"), rows)
@@ -44,5 +44,5 @@ def _size(n_bytes: int) -> str:
     return render.size(n_bytes) if n_bytes else "-"
 
 
-def _reclaimable(n_bytes: int) -> str:
-    return f"{render.size(n_bytes)} (`beast prune` removes it)" if n_bytes else ""
+def _removable(n_bytes: int, command: str) -> str:
+    return f"{render.size(n_bytes)} (`{command}` removes it)" if n_bytes else ""

@@ -23,18 +23,20 @@ EDITORS = ("sensible-editor", "nano", "vim", "vi")
 def edit(model: Annotated[str, typer.Argument(help="The model's name.", autocompletion=base_names)]) -> None:
     """Edit a model's modelfile in $VISUAL or $EDITOR; it is checked before it replaces the old one."""
     client = daemon.ensure_running(daemon.current_paths(), render.say)
-    shown = client.post("/api/show", {"model": model})
-    if shown.get("builtin"):
+    found = client.post("/api/modelfile", {"model": model})
+    if found["builtin"]:
         raise ReadOnly(f"{model} is built in; copy it first: `beast cp {model} NAME`, then `beast edit NAME`")
-    draft = _draft(model, str(shown["modelfile"]))
+    before = str(found["modelfile"])
+    draft = _draft(model, before)
     try:
-        is_saved = _edit(client, model, draft, str(shown["modelfile"]))
+        is_saved = _edit(client, model, draft, before)
     except BeastError:
-        if draft.read_text(encoding="utf-8", errors="replace") != shown["modelfile"]:
+        if _try_read(draft) in {None, before}:
+            _discard(draft)
+        else:
             render.say(f"your text is kept in {draft}")
         raise
-    draft.unlink()
-    draft.parent.rmdir()
+    _discard(draft)
     render.say(f"changed {model}" if is_saved else f"nothing was changed in {model}")
 
 
@@ -70,7 +72,9 @@ def _edit(client: Client, model: str, draft: Path, before: str) -> bool:
     """Let the person edit until it is right, unchanged (False), or given up (the error is raised)."""
     while True:
         _run_editor(draft)
-        text = draft.read_text(encoding="utf-8", errors="replace")
+        text = _try_read(draft)
+        if text is None:
+            raise BadRequest(f"the editor left no file behind, so nothing was changed in {model}")
         if text == before:
             return False
         try:
@@ -83,6 +87,21 @@ def _edit(client: Client, model: str, draft: Path, before: str) -> bool:
                 raise BadRequest(f"{model} was not changed") from error
         else:
             return True
+
+
+def _try_read(draft: Path) -> str | None:
+    """What the editor left; None when that is no file."""
+    try:
+        return draft.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+
+
+def _discard(draft: Path) -> None:
+    """The draft, and what the editor put beside it."""
+    from shutil import rmtree
+
+    rmtree(draft.parent, ignore_errors=True)
 
 
 def _run_editor(draft: Path) -> None:

@@ -17,6 +17,8 @@ def export(
     file: Annotated[str, typer.Argument(help="The file to write, e.g. model.beast.")],
 ) -> None:
     """Write a model with all its files into one file, which `beast import` reads on another machine."""
+    if file == "-":
+        raise typer.BadParameter("a bundle is written to a file, not to standard output: name one, e.g. model.beast")
     client = daemon.ensure_running(daemon.current_paths(), render.say)
     request = {"model": model, "file": local.absolute(file)}
     result = jobs.run(client, jobs.Work(f"exporting {model}", "/api/export", request))

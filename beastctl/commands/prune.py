@@ -14,11 +14,18 @@ PRUNE_LIMIT_S = 600.0
 def prune(
     *,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be removed.")] = False,
+    unfinished: Annotated[
+        bool, typer.Option("--unfinished", help="Also downloads stopped lately, which could go on where they are.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print data for machines.")] = False,
 ) -> None:
-    """Remove what no model uses: files of the store, and downloads left unfinished for a week."""
+    """Remove what no model uses: files of the store, and downloads left unfinished for a week.
+
+    What somebody works on stays.
+    """
+    request = {"dry_run": dry_run} | ({"partial_age_s": 0} if unfinished else {})
     client = daemon.ensure_running(daemon.current_paths(), render.say)
-    reply = client.post("/api/prune", {"dry_run": dry_run}, timeout_s=PRUNE_LIMIT_S)
+    reply = client.post("/api/prune", request, timeout_s=PRUNE_LIMIT_S)
     if as_json:
         render.print_json(reply)
         return

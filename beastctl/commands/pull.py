@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from beastctl import daemon, jobs, local, render
+from beastctl import daemon, hub, jobs, local, render
 from beastctl.ask import EXIT_INTERRUPTED
 from beastctl.client import Client
 from beastctl.complete import catalog_names
@@ -57,7 +57,7 @@ def work_for(model: str, *, save_as: str | None = None, sha256: str | None = Non
     path = local.path_of(model)
     request = {"model": f"file:{path}" if path else model, "save_as": save_as, "sha256": sha256}
     given = {name: value for name, value in request.items() if value is not None}
-    return jobs.Work(model, "/api/pull", given, is_resumable=True)
+    return jobs.Work(model, "/api/pull", hub.with_token(given), is_resumable=True)
 
 
 def get(client: Client, model: str) -> str:
@@ -73,17 +73,21 @@ def get(client: Client, model: str) -> str:
 
 
 def _tell(works: list[jobs.Work], *, as_json: bool) -> None:
-    """What came of each; a failure is a line, and keeps no other model from being told of."""
+    """What came of each, the failures last: a line each, where a person looks first."""
     for work in works:
-        whose = f"{work.title}: " if len(works) > 1 else ""
-        if work.error:
-            render.say(whose + work.error.message)
         if work.result is not None:
-            advise(work.result, whose)
+            advise(work.result, _whose(work, works))
             if not as_json:
                 print(work.result["model"], flush=True)
+    for work in works:
+        if work.error:
+            render.say(_whose(work, works) + work.error.message)
     if as_json:
         render.print_json({"models": [work.result for work in works if work.result is not None]})
+
+
+def _whose(work: jobs.Work, works: list[jobs.Work]) -> str:
+    return f"{work.title}: " if len(works) > 1 else ""
 
 
 def advise(result: dict[str, Any], whose: str = "") -> None:

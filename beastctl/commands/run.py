@@ -123,7 +123,7 @@ def _answer(request: dict[str, Any], *, is_live: bool, is_verbose: bool, as_json
         render.print_json({**metrics, "response": answer.text, **thinking})
     if is_verbose and answer.final:
         print("\n" + render.timings(answer.final), file=sys.stderr)
-    return ask.exit_status(answer, request)
+    return ask.exit_status(answer)
 
 
 def _pulled(client: Client, model: str, error: ModelNotFound) -> str:

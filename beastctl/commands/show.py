@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from beastctl import daemon, render
-from beastctl.commands.list import problems_of
+from beastctl.commands.list import problems_of, size
 from beastctl.complete import model_names
 
 PARTS = ("info", "modelfile", "parameters", "template", "system", "license", "metadata")
@@ -83,7 +83,7 @@ def _variants(variants: list[dict[str, Any]]) -> str:
     rows = [
         (
             it["name"] + " (default)" * it["is_default"],
-            render.size(it["size"]),
+            size(it),
             f"{it['bits_per_weight']:.2f}" if it.get("bits_per_weight") else "",
             it.get("problem") or "",
         )

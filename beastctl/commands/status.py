@@ -32,7 +32,7 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="Print data for 
         ("workers", str(health["n_workers"])),
         ("memory", f"{used} of {budget}"),
         ("config", str(paths.config_file) + ("" if paths.config_file.exists() else " (none yet)")),
-        ("models", str(paths.models_dir)),
+        ("models", ", ".join(health["models"])),
         ("log", str(paths.logs_dir / daemon.LOG_NAME)),
     )
     print("\n".join(f"{name + ':':9}{value}" for name, value in rows))

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from harness import RunningDaemon
+from harness import RunningDaemon, StartDaemon
 
 import beastd
 
@@ -114,12 +114,31 @@ def test_a_modelfile_is_read_where_it_is(cli: Cli) -> None:
     assert cli.run("rm", "brief").returncode == 0
 
 
+def test_a_model_that_lost_its_file_is_shown_and_mended(cli: Cli) -> None:
+    """Listed with a mark, told of once, and edited although it cannot be shown."""
+    file = cli.folder / "lost.gguf"
+    file.write_bytes((CUB / "cub-q2_k.gguf").read_bytes())
+    assert cli.run("import", "lost.gguf", "--as", "lost").returncode == 0
+    file.rename(cli.folder / "found.gguf")
+    listed = cli.run("list", "lost")
+    assert listed.stdout.splitlines()[1].split()[:3] == ["lost:latest", "q2_k", "unusable"]
+    assert listed.stderr.count("lost.gguf") == 1
+    assert cli.run("list", "cub").stderr == ""
+    editor = cli.folder / "editor.sh"
+    editor.write_text("#!/bin/sh\nsed -i 's/lost.gguf/found.gguf/' \"$1\"\n")
+    editor.chmod(0o755)
+    mended = cli.run("edit", "lost", EDITOR=str(editor), VISUAL="")
+    assert mended.returncode == 0, mended.stderr
+    assert cli.run("list", "lost").stderr == ""
+    assert cli.run("rm", "lost").returncode == 0
+
+
 def test_variants_are_made_measured_and_removed(cli: Cli) -> None:
     """Each has a size, bits and a perplexity; a bad request is a line."""
     assert cli.run("create", "made", "--from", str(CUB / "cub-q8_0.gguf")).returncode == 0
     refused = cli.run("quantize", "made", "q4_0")
     assert refused.returncode == 1
-    assert "requantize" in refused.stderr
+    assert "--allow-requantize" in refused.stderr
     made = cli.run("quantize", "made", "q4_0", "--allow-requantize")
     assert made.returncode == 0, made.stderr
     assert made.stdout.splitlines()[1].startswith("made:latest@q4_0")
@@ -232,6 +251,24 @@ def test_a_terminal_gets_bars_that_leave_no_trace(cli: Cli, long_text: str) -> N
     before, _, last = shown.decode().rpartition("\x1b[2K")
     assert "%" in before
     assert last.startswith("beast: perplexity of cub@q2_k: stopped")
+
+
+def test_the_models_folder_moves_and_the_next_command_finds_it(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    """The daemon that moved it is gone when `mv` returns."""
+    mover = start_daemon()
+    cli = Cli(mover, tmp_path)
+    assert cli.run("create", "mine", "--from", "cub").returncode == 0
+    moved = cli.run("mv", "new")
+    assert moved.returncode == 0, moved.stderr
+    assert f"pid {mover.pid}) has stopped" in moved.stderr
+    assert mover.process.wait(WAIT_S) == 0
+    try:
+        listed = cli.run("list", "mine")
+        assert "starting beastd" in listed.stderr
+        assert "mine:latest" in listed.stdout
+        assert f"models:  {tmp_path / 'new'}\n" in cli.run("status").stdout
+    finally:
+        cli.run("shutdown")
 
 
 def test_completion_knows_the_catalog_and_quantizations(cli: Cli) -> None:

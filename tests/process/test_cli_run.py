@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -19,17 +20,17 @@ class Cli:
     """Runs `beast` for one daemon's home."""
 
     def __init__(self, daemon: RunningDaemon) -> None:
-        self._env = daemon.env
+        self.env = daemon.env
 
     def run(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [BEAST, *arguments], env=self._env, input=stdin, capture_output=True, text=True, check=False, timeout=120
+            [BEAST, *arguments], env=self.env, input=stdin, capture_output=True, text=True, check=False, timeout=120
         )
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [BEAST, *arguments],
-            env=self._env,
+            env=self.env,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -80,6 +81,11 @@ def test_the_context_s_end_is_told_and_has_its_own_status(cli: Cli) -> None:
     assert "cut off" in cut.stderr
     assert cut.stdout.strip()
     assert cli.run("run", "cub", "Tell me a story.", "--num-predict", "5").returncode == 0
+    modelfile = "from: cub\nparameters: {num_predict: 5}\n"
+    assert cli.run("create", "brief", "-f", "-", stdin=modelfile).returncode == 0
+    brief = cli.run("run", "brief", "Tell me a story.", "--ignore-eos")
+    assert (brief.returncode, brief.stderr) == (0, "")
+    assert cli.run("rm", "brief").returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -127,6 +133,16 @@ def test_a_reader_that_leaves_is_no_trouble(cli: Cli) -> None:
     assert process.wait(60) != 0
     assert process.stderr.read() == ""
     process.stderr.close()
+
+
+@pytest.mark.parametrize("arguments", [["list"], ["show", "cub", "--tensors"], ["--help"], ["pull", "--help"]])
+def test_a_table_nobody_reads_ends_quietly(cli: Cli, arguments: list[str]) -> None:
+    """Short ones are written when the program ends, long ones before that."""
+    ours, theirs = os.pipe()
+    os.close(ours)
+    with os.fdopen(theirs, "wb") as unread:
+        done = subprocess.run([BEAST, *arguments], env=cli.env, stdout=unread, stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr) == (141, b"")
 
 
 def test_tables_and_their_json(cli: Cli) -> None:

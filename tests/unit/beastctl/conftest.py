@@ -12,6 +12,7 @@ from typing import NamedTuple
 import pytest
 from fakedaemon import FakeDaemon
 
+from beastctl.hub import TOKEN_NAMES
 from beastctl.main import main
 
 
@@ -32,6 +33,8 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDaemon]:
     home = Path(tempfile.mkdtemp(prefix="beast-"))  # a short name: socket paths are limited
     monkeypatch.setenv("BEAST_HOME", str(home))
     monkeypatch.setenv("BEAST_SOCKET", str(home / "s"))
+    for name in TOKEN_NAMES:
+        monkeypatch.delenv(name, raising=False)
     found = FakeDaemon()
     with found.serving(home / "s"):
         yield found

@@ -103,13 +103,18 @@ def test_ctrl_c_keeps_what_came_and_gives_the_signal_back() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reason", "num_predict", "is_cut"),
-    [("stop", None, False), ("length", None, True), ("length", -1, True), ("length", 10, False), ("length", 11, True)],
+    ("final", "is_cut"),
+    [
+        ({"done_reason": "length", "prompt_eval_count": 30, "eval_count": 10, "n_ctx": 40}, True),
+        ({"done_reason": "length", "prompt_eval_count": 30, "eval_count": 10, "n_ctx": 41}, False),
+        ({"done_reason": "stop", "prompt_eval_count": 30, "eval_count": 10, "n_ctx": 40}, False),
+        ({"done_reason": "load"}, False),
+        ({}, False),
+    ],
 )
-def test_only_an_unasked_length_is_a_cut(reason: str, num_predict: int | None, is_cut: bool) -> None:
-    """Ten tokens came: that is a proper end if ten were asked for, and the context's end otherwise."""
-    answer = Answer(final={"done_reason": reason, "eval_count": 10})
-    assert answer.is_cut_by_context(num_predict) is is_cut
+def test_only_a_full_context_is_a_cut(final: dict[str, Any], is_cut: bool) -> None:
+    """A length that the request or the model sets is a proper end."""
+    assert Answer(final=final).is_cut is is_cut
 
 
 def test_what_was_left_out_is_said() -> None:

@@ -66,7 +66,7 @@ def test_bars_wait_a_second_are_redrawn_in_place_and_leave_no_trace() -> None:
     rows = drawn(out.getvalue())
     assert [row.split()[1] for row in rows] == ["a", "b"]
     assert "50%" in rows[1]
-    screen.close()
+    screen.clear()
     assert drawn(out.getvalue()) == []
 
 
@@ -92,7 +92,7 @@ def test_a_window_made_narrower_is_cleaned_up() -> None:
     n_rows = -(-len(drawn(out.getvalue(), 80)[0]) // 20)
     before = len(out.getvalue())
     sizes.pop(0)
-    screen.close()
+    screen.clear()
     assert out.getvalue()[before:].count("\x1b[2K") == n_rows > 1
 
 
@@ -107,7 +107,7 @@ def test_a_log_gets_a_line_now_and_then() -> None:
     clock.now += 100
     screen.update(board)
     screen.update(board)
-    screen.close()
+    screen.clear()
     lines = out.getvalue().splitlines()
     assert lines == [f"beast: pulling a: {n}% of 100 B" for n in (8, 50, 91, 99)]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -59,6 +60,26 @@ def test_one_failure_keeps_no_other_work_from_its_end(fake: FakeDaemon, client: 
     assert jobs.follow(client, works)
     assert [work.error is None for work in works] == [False, True]
     assert works[1].result == {"job": "pull-2", "model": "m:latest"}
+
+
+def test_a_failure_is_told_while_other_work_goes_on(
+    fake: FakeDaemon, client: Client, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not hours later; of what fails last, the end will tell."""
+    told: list[str] = []
+
+    def slow() -> Iterator[dict[str, Any]]:
+        yield {"status": "resolving", "job": "pull-2"}
+        while "gone" not in "".join(told):
+            told.append(capsys.readouterr().err)
+            time.sleep(0.02)
+        yield {"error": "full", "code": "disk_full"}
+
+    failing = [{"error": "gone", "code": "model_not_found"}]
+    fake.routes["POST /api/pull"] = lambda body: iter(failing) if body["model"] == "a" else slow()
+    assert jobs.follow(client, [jobs.Work(name, "/api/pull", {"model": name}) for name in ("b", "a")])
+    assert "".join(told) == "beast: a: gone\n"
+    assert capsys.readouterr().err == ""
 
 
 class Endless:

@@ -84,9 +84,17 @@ def test_elastic_columns_give_way_to_the_terminal() -> None:
     assert max(map(len, lines)) == 40
     assert lines[1] == "name   " + "b" * 14 + "…   " + "c" * 14 + "…"
     assert render.table(header, rows, elastic=(1, 2), width=200) == render.table(header, rows)
-    narrow = render.table(header, rows, elastic=(1, 2), width=5).splitlines()[1]
-    assert narrow == "name   bbbbbbb…   ccccccc…"
-    assert render.table(("A", "B"), [("a" * 30, "b")], elastic=(1,), width=10).splitlines()[1] == "a" * 30 + "   b"
+    narrow = render.table(header, rows, elastic=(1, 2), width=22).splitlines()
+    assert narrow[1] == "name   bbbbbbb…   ccc…"
+    assert render.table(("A", "B"), [("a" * 30, "b")], elastic=(1,), width=10).splitlines()[1] == "a" * 9 + "…"
+
+
+@given(st.lists(st.tuples(st.text(max_size=40), st.text(max_size=40)), max_size=5), st.integers(1, 100))
+def test_a_table_never_wraps(rows: list[tuple[str, str]], width: int) -> None:
+    """However narrow the terminal is."""
+    clean = [tuple(cell.replace("\n", "").replace("\t", "") for cell in row) for row in rows]
+    lines = render.table(("NAME", "SIZE"), clean, elastic=(1,), width=width).split("\n")
+    assert max(map(render.cells, lines)) <= width
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +85,40 @@ def test_of_several_pulls_each_is_told(fake: FakeDaemon, beast: Beast) -> None:
     done = beast("pull", "a", "b", "--json")
     assert [model["model"] for model in json.loads(done.out)["models"]] == ["hf.co/u/r:latest@q4_k_m"]
     assert beast("pull", "a", "b", "--as", "c").status == 2
+
+
+def test_what_failed_is_told_last(fake: FakeDaemon, beast: Beast) -> None:
+    """After what there is to know of the others."""
+    replies = {"a": [{"error": "no a", "code": "model_not_found"}], "b": [STARTED, PULLED]}
+    fake.routes["POST /api/pull"] = lambda body: iter(replies[body["model"]])
+    assert beast("pull", "a", "b").err.splitlines()[-3:] == [
+        f"beast: b: {PULLED['why']}",
+        "beast: b: it reads images, which Beast does not use yet",
+        "beast: a: no a",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("env", "token"),
+    [
+        ({}, None),
+        ({"HF_TOKEN": " "}, None),
+        ({"HF_TOKEN": "hf_a\n", "HUGGING_FACE_HUB_TOKEN": "hf_b"}, "hf_a"),
+        ({"HUGGING_FACE_HUB_TOKEN": "hf_b"}, "hf_b"),
+    ],
+)
+def test_the_client_s_token_goes_with_what_may_download(
+    fake: FakeDaemon, beast: Beast, monkeypatch: pytest.MonkeyPatch, env: dict[str, str], token: str | None
+) -> None:
+    """And is shown to nobody."""
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    fake.says("POST /api/pull", STARTED, PULLED)
+    fake.says("POST /api/adapters", STARTED, {"status": "success", "model": "m:latest+l", "name": "l"})
+    fake.says("POST /api/create", STARTED, CREATED)
+    done = [beast("pull", "a"), beast("adapter", "add", "l", "a", "--base", "m"), beast("create", "x", "--from", "a")]
+    assert [body.get("token") for _, body in fake.requests] == [token] * 3
+    assert not any("hf_" in it.err.replace("hf.co", "") for it in done)
 
 
 def test_a_detached_pull_prints_its_id(fake: FakeDaemon, beast: Beast) -> None:
@@ -199,7 +235,7 @@ APPEND = "import sys; open(sys.argv[1], 'a').write('system: hi\\n')\n"
 
 def test_edit_sends_what_was_changed(fake: FakeDaemon, beast: Beast, editor: Path) -> None:
     """And nothing when nothing was."""
-    fake.says("POST /api/show", {"modelfile": "variants: {a: x}\n"})
+    fake.says("POST /api/modelfile", {"modelfile": "variants: {a: x}\n", "path": "/m/m.yaml", "builtin": False})
     fake.says("POST /api/edit", {"model": "m"})
     assert "nothing was changed" in beast("edit", "m").err
     assert fake.asked("POST /api/edit") == []
@@ -209,9 +245,30 @@ def test_edit_sends_what_was_changed(fake: FakeDaemon, beast: Beast, editor: Pat
     assert fake.asked("POST /api/edit") == [{"model": "m", "modelfile": f"{was}system: hi\n", "was": was}]
 
 
+def test_an_editor_that_removes_the_file_changes_nothing(fake: FakeDaemon, beast: Beast, editor: Path) -> None:
+    """One line, and nothing is sent."""
+    fake.says("POST /api/modelfile", {"modelfile": "x\n", "path": "/m/m.yaml", "builtin": False})
+    editor.write_text("import sys, os; os.remove(sys.argv[1])")
+    done = beast("edit", "m")
+    assert done == (1, "", "beast: the editor left no file behind, so nothing was changed in m\n")
+    assert fake.asked("POST /api/edit") == []
+
+
+def test_edit_leaves_nothing_behind(fake: FakeDaemon, beast: Beast, editor: Path, tmp_path: Path) -> None:
+    """Not what the editor put beside the draft, nor a draft that nobody changed."""
+    fake.says("POST /api/modelfile", {"modelfile": "x\n", "path": "/m/m.yaml", "builtin": False})
+    fake.says("POST /api/edit", {"model": "m"})
+    note = tmp_path / "draft"
+    noting = f"import sys, pathlib; pathlib.Path({str(note)!r}).write_text(sys.argv[1])\n"
+    for script, status in ((APPEND + "open(sys.argv[1] + '~', 'w')\n", 0), ("raise SystemExit(3)\n", 1)):
+        editor.write_text(noting + script)
+        assert beast("edit", "m").status == status
+        assert not Path(note.read_text()).parent.exists()
+
+
 def test_edit_loses_no_text(fake: FakeDaemon, beast: Beast, editor: Path) -> None:
     """What the daemon refuses is kept, and where is said."""
-    fake.says("POST /api/show", {"modelfile": "x\n"})
+    fake.says("POST /api/modelfile", {"modelfile": "x\n", "path": "/m/m.yaml", "builtin": False})
     fake.says("POST /api/edit", {"error": "line 2: no", "code": "bad_model"})
     editor.write_text(APPEND)
     done = beast("edit", "m")
@@ -225,7 +282,7 @@ def test_edit_loses_no_text(fake: FakeDaemon, beast: Beast, editor: Path) -> Non
 
 def test_a_built_in_model_is_not_edited(fake: FakeDaemon, beast: Beast, editor: Path) -> None:
     """Before the work, not after it."""
-    fake.says("POST /api/show", {"modelfile": "x\n", "builtin": True})
+    fake.says("POST /api/modelfile", {"modelfile": "x\n", "path": "/b/cub.yaml", "builtin": True})
     done = beast("edit", "cub")
     assert done.status == 1
     assert "beast cp cub" in done.err
@@ -328,6 +385,15 @@ def test_adapters_are_added_listed_and_removed(
     assert fake.asked("DELETE /api/delete") == [{"model": "m+l"}]
 
 
+@pytest.mark.parametrize("scale", ["nan", "inf", "-inf"])
+def test_a_scale_is_a_finite_number(fake: FakeDaemon, beast: Beast, scale: str) -> None:
+    """Refused before anything is sent."""
+    done = beast("adapter", "add", "l", "l.gguf", "--base", "m", "--scale", scale)
+    assert done.status == 2
+    assert "--scale" in done.err
+    assert fake.requests == []
+
+
 # --- models on this disk ---
 
 
@@ -376,6 +442,48 @@ def test_export_and_mv_take_paths_from_here(
     assert fake.asked("POST /api/move") == [{"folder": str(tmp_path / "models")}]
 
 
+def test_a_bundle_goes_into_a_file(fake: FakeDaemon, beast: Beast) -> None:
+    """Never to standard output, nor into a file named "-"."""
+    done = beast("export", "m", "-")
+    assert done.status == 2
+    assert "written to a file" in done.err
+    assert fake.requests == []
+
+
+def test_mv_returns_when_the_daemon_has_gone(
+    fake: FakeDaemon, beast: Beast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So the next command starts one that knows the new folder."""
+    lock = daemon.current_paths().lock_file
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    # flock belongs to the open file: one opened anew, by the command, sees this one's lock.
+    file = lock.open("w")
+    file.write("4242")
+    file.flush()
+    fcntl.flock(file, fcntl.LOCK_EX)
+    is_moved = threading.Event()
+
+    def move(_: dict[str, Any]) -> Any:
+        is_moved.set()
+        return iter([{"status": "x"}, {"status": "success", "folder": "/x", "size": 5_000, "restarts": True}])
+
+    n_waits = 0
+
+    def sleep(_: float) -> None:
+        nonlocal n_waits
+        n_waits += is_moved.is_set()
+        if n_waits == 3:
+            file.close()
+
+    fake.routes["POST /api/move"] = move
+    monkeypatch.setattr(daemon.time, "sleep", sleep)
+    done = beast("mv", str(tmp_path / "x"))
+    assert (done.status, n_waits) == (0, 3)
+    assert done.err.splitlines()[-1] == (
+        "beast: beastd (pid 4242) has stopped; the next command starts it with the new folder"
+    )
+
+
 def test_du_begins_with_what_frees_most(fake: FakeDaemon, beast: Beast) -> None:
     """What nothing uses is named with the way to be rid of it, and only where there is some."""
     sizes = {"shared_bytes": 0, "outside_bytes": 7_000}
@@ -395,6 +503,9 @@ def test_du_begins_with_what_frees_most(fake: FakeDaemon, beast: Beast) -> None:
     ]
     assert "unused:     500 B (`beast prune` removes it)" in lines
     assert not any(line.startswith("unfinished") for line in lines)
+    fake.says("GET /api/du", {**usage, "partial_bytes": 800})
+    assert "unfinished: 800 B (`beast prune --unfinished` removes it)" in beast("du").out.splitlines()
+    fake.says("GET /api/du", usage)
     assert json.loads(beast("du", "--json").out) == usage
 
 
@@ -406,6 +517,8 @@ def test_prune_says_what_it_does_and_what_it_would_do(fake: FakeDaemon, beast: B
     assert done.out.splitlines()[1].split() == ["blob", "5", "kB", "/x/blobs/sha256-0"]
     assert done.err == "beast: would free 5 kB\n"
     assert beast("prune").err == "beast: freed 5 kB\n"
+    beast("prune", "--unfinished")
+    assert fake.asked("POST /api/prune")[1:] == [{"dry_run": False}, {"dry_run": False, "partial_age_s": 0}]
 
 
 # --- jobs ---
@@ -443,6 +556,68 @@ def test_list_shows_models_and_says_what_is_wrong(fake: FakeDaemon, beast: Beast
     ]
 
 
+def test_list_marks_what_cannot_run_and_tells_it_once(fake: FakeDaemon, beast: Beast) -> None:
+    """The daemon tells a file's problem of the variant, of the model and of the whole list."""
+    text = "/m/gone.yaml line 2: variants.q2_k: cannot read /x.gguf"
+    variant = {"name": "q2_k", "size": 0, "is_default": True, "problem": text}
+    gone = {**MODEL, "name": "gone:latest", "size": 0, "variants": [variant], "problems": [text]}
+    fake.says("GET /api/tags", {"models": [gone], "problems": [{"path": "/m/gone.yaml", "error": text}]})
+    done = beast("list")
+    assert done.out.splitlines()[1].split()[:4] == ["gone:latest", "q2_k", "unusable", "q2_k"]
+    assert done.err == f"beast: gone:latest: @q2_k: {text}\n"
+
+
+def test_list_names_a_path_once(fake: FakeDaemon, beast: Beast) -> None:
+    """A message may begin with it."""
+    problems = [{"path": "/m/bad.yaml", "error": "/m/bad.yaml line 2: broken"}, {"path": "/m/x", "error": "closed"}]
+    fake.says("GET /api/tags", {"models": [], "problems": problems})
+    assert beast("list").err.splitlines() == ["beast: /m/bad.yaml line 2: broken", "beast: /m/x: closed"]
+
+
+@pytest.mark.parametrize(
+    ("prefix", "told"),
+    [
+        ("cub", ["dir", "elsewhere"]),
+        ("Bad", ["bad", "dir", "elsewhere"]),
+        ("qwen3:0", ["tag", "dir", "elsewhere"]),
+        ("hf.co/u", ["hub", "dir", "elsewhere"]),
+    ],
+)
+def test_list_tells_no_problem_of_what_was_not_asked_for(
+    fake: FakeDaemon, beast: Beast, prefix: str, told: list[str]
+) -> None:
+    """A description's place is its model's name; a folder that cannot be read may hold any."""
+    paths = {
+        "bad": "/m/bad.yaml",
+        "tag": "/m/qwen3/0.6b.yaml",
+        "hub": "/m/hf.co/u/r/latest.yaml",
+        "dir": "/m/closed",
+        "elsewhere": "/other/bad.yaml",
+    }
+    problems = [{"path": path, "error": name} for name, path in paths.items()]
+    fake.says("GET /api/tags", {"models": [], "problems": problems})
+    fake.says("GET /healthz", {"models": ["/m"]})
+    assert [line.rpartition(" ")[2] for line in beast("list", prefix).err.splitlines()] == told
+
+
+HEALTH = {
+    "version": "1",
+    "pid": 1,
+    "uptime_s": 5,
+    "socket": "/s",
+    "tcp": [],
+    "n_workers": 0,
+    "memory_used_bytes": 0,
+    "memory_budget_bytes": 1,
+}
+
+
+def test_status_shows_the_folders_the_daemon_uses(fake: FakeDaemon, beast: Beast) -> None:
+    """Not those this command would use."""
+    fake.says("GET /healthz", {**HEALTH, "models": ["/m/own", "/m/shared"]})
+    assert "models:  /m/own, /m/shared" in beast("status").out.splitlines()
+
+
 SHOWN = {
     **MODEL,
     "modelfile": "variants: {}\n",
@@ -463,7 +638,7 @@ def test_show_tells_about_all_there_is(fake: FakeDaemon, beast: Beast) -> None:
     fake.says("POST /api/show", SHOWN)
     lines = [line.split() for line in beast("show", "cub").out.splitlines()]
     assert ["q8_0", "(default)", "36.2", "MB", "8.50"] in lines
-    assert ["f16", "68", "MB", "/m/f16.gguf", "is", "gone"] in lines
+    assert ["f16", "unusable", "/m/f16.gguf", "is", "gone"] in lines
     assert ["pirate", "0.5", "no"] in lines
     assert ["origin", "hf.co/u/r"] in lines
     assert ["draft", "/m/draft.gguf"] in lines
