@@ -25,13 +25,15 @@ async def delete(desk: Desk, request: DeleteRequest) -> dict[str, Any]:
         raise BadRequest("a model's name is needed; `beast list` shows those there are")
     asked = desk.registry.with_hub_tag(parse_name(text))
     place = desk.registry.place(asked)
+    desk.keeper.check_own(place)
     if asked.variant is None and not asked.adapters:
         await desk.unload(place.name, None)
         return {"removed": place.name.short, "bytes": await asyncio.to_thread(desk.keeper.remove, place.name)}
-    desk.keeper.check_own(place)
+    before = desk.store.blobs()
     await desk.change(place.name, lambda fields: _without(fields, asked))
+    freed = before.keys() - desk.store.blobs().keys()
     await desk.unload(place.name, asked.variant)
-    return {"removed": asked.short + str(asked).removeprefix(asked.base), "bytes": 0}
+    return {"removed": asked.short + str(asked).removeprefix(asked.base), "bytes": sum(before[it] for it in freed)}
 
 
 def _without(fields: Fields, asked: ModelName) -> Fields:

@@ -228,7 +228,8 @@ def test_variants_are_made_measured_and_removed_one_by_one(daemon):
         == "bad_request"
     )
     assert "did you mean" in post(daemon, "/api/quantize", {"model": "vary", "types": ["q4_k_x"]}, 400)["error"]
-    assert delete(daemon, "vary@q4_0")["removed"] == "vary@q4_0"
+    removed = delete(daemon, "vary@q4_0")
+    assert (removed["removed"], removed["bytes"]) == ("vary@q4_0", made["q4_0"]["size"])
     assert "q4_0" not in [it["name"] for it in tag(daemon, "vary:latest")["variants"]]
     delete(daemon, "vary")
 
