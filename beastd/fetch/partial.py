@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from beastd.registry.store import Store
 
 READ_BYTES = 2**20
+SYNC_S = 5.0
+"""What came is made durable at least so often: on a slow line a chunk takes minutes."""
 POLL_S = 0.2
 """How often a process looks whether another is done with the file it wants."""
 
@@ -50,6 +52,7 @@ class Partial:
         self._descriptor = descriptor
         self._chunk_bytes = chunk_bytes
         self._hash = hashlib.sha256()
+        self._synced_at = time.monotonic()
         self.mark = mark
         self.position = 0
 
@@ -66,7 +69,7 @@ class Partial:
         self.mark = msgspec.structs.replace(self.mark, synced=self.position)
 
     def append(self, data: bytes) -> None:
-        """Write what came next, durable after each chunk. Raises DiskFull, ReadOnly, BeastError."""
+        """Write what came next, durable after each chunk or ``SYNC_S``. Raises DiskFull, ReadOnly, BeastError."""
         view = memoryview(data)
         while view:
             n = self._write(view[: self._chunk_bytes - (self.position - self.mark.synced)])
@@ -75,6 +78,8 @@ class Partial:
             view = view[n:]
             if self.position - self.mark.synced >= self._chunk_bytes:
                 self.sync()
+        if self.position > self.mark.synced and time.monotonic() - self._synced_at >= SYNC_S:
+            self.sync()
 
     def _write(self, data: memoryview) -> int:
         try:
@@ -99,6 +104,7 @@ class Partial:
             os.fsync(self._descriptor)
         except OSError as e:
             raise translated(e, f"cannot write {self._path}") from e
+        self._synced_at = time.monotonic()
         self.mark = msgspec.structs.replace(self.mark, synced=self.position)
         write_atomically(_mark_path(self._path), msgspec.json.encode(self.mark))
 

@@ -39,8 +39,6 @@ from beastd.library.space import Removal, prunable, prune, usage
 from beastd.library.upload import Upload
 from beastd.registry.catalog import CatalogEntry
 
-LONGEST_KEY = 200
-
 
 class Library:
     """Everything a client may do to models on disk. ``is_local``: it is on the Unix socket, so its paths mean ours."""
@@ -86,8 +84,7 @@ class Library:
     def import_(self, request: ImportRequest, is_local: bool) -> Job:
         """Register models that are on this machine. Raises Forbidden."""
         _check_local("paths", is_local)
-        subject = ", ".join(request.paths)[:LONGEST_KEY]
-        return self._start("import", subject, request, lambda job: import_(self._desk, request, job))
+        return self._start("import", ", ".join(request.paths), request, lambda job: import_(self._desk, request, job))
 
     def export(self, request: ExportRequest, is_local: bool) -> Job:
         """Write a model into one file. Raises Forbidden."""

@@ -35,6 +35,14 @@ def test_what_was_synced_is_there_for_the_next_process(store: Store) -> None:
     assert store.partials() == []
 
 
+def test_on_a_slow_line_what_came_is_durable_before_its_chunk_is_full(store: Store, monkeypatch) -> None:
+    monkeypatch.setattr("beastd.fetch.partial.SYNC_S", 0.0)
+    partial = take(store, chunk_bytes=1000)
+    partial.append(b"0123456789")
+    partial.close()
+    assert present_bytes(store, KEY) == 10
+
+
 @pytest.mark.parametrize("mark", [b"", b"{", b'{"synced": -5, "url": ""}', b'{"synced": 1e99}', b'{"url": 1}'])
 def test_a_broken_mark_means_nothing_is_durable(store: Store, mark: bytes) -> None:
     partial = take(store)
