@@ -8,6 +8,7 @@ import resource
 import shutil
 import subprocess
 import tarfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -197,15 +198,18 @@ def test_a_disk_that_cannot_hold_it_is_told_before_the_first_byte(shelf, tmp_pat
     assert not list(tmp_path.glob("*x.beast*"))
 
 
-@pytest.fixture
+@contextmanager
 def small_disk():
-    """No file of this process may grow beyond 4000 bytes."""
+    """No file of this process may grow beyond 4000 bytes: over before the test is, since its report may go to one."""
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limit[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limit[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
 
 
-def test_a_disk_that_fills_up_leaves_nothing(full_shelf, bundle, other, tmp_path, small_disk):
+def test_a_disk_that_fills_up_leaves_nothing(full_shelf, bundle, other, tmp_path):
     """Neither of an export nor of an import."""
     before = sorted(tmp_path.iterdir())
     shutil.copy(full_shelf.outside / "f16.gguf", full_shelf.outside / "big.gguf")
@@ -213,10 +217,9 @@ def test_a_disk_that_fills_up_leaves_nothing(full_shelf, bundle, other, tmp_path
         stream.write(bytes(9000))
     full_shelf.put("big", variants={"a": str(full_shelf.outside / "big.gguf")})
     export(full_shelf, "big", tmp_path / "big.beast")
-    small_disk()
-    with pytest.raises(DiskFull, match="cannot write"):
+    with small_disk(), pytest.raises(DiskFull, match="cannot write"):
         export(full_shelf, "me/all:v1", tmp_path / "x.beast")
-    with pytest.raises(DiskFull, match="cannot unpack"):
+    with small_disk(), pytest.raises(DiskFull, match="cannot unpack"):
         unpack(tmp_path / "big.beast", other.store, quiet, never)
     assert sorted(tmp_path.iterdir()) == sorted([*before, tmp_path / "big.beast"])
     assert state(other) == ([], [], [])
