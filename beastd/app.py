@@ -63,7 +63,7 @@ class Daemon:
                 config_file=paths.config_file,
                 logs_dir=paths.logs_dir,
                 budget_bytes=self._budget_bytes,
-                is_busy=self._service.is_busy,
+                unload_all=self._service.unload_all,
                 unload=self._service.unload,
                 stop=self._asked.set,
             )

@@ -165,9 +165,14 @@ class Service:
             if status.name == str(model) and variant in {None, status.variant}:
                 await self._pool.unload(status.key)
 
-    def is_busy(self) -> bool:
-        """Whether any model is loaded, loading or stopping."""
-        return bool(self._pool.snapshot())
+    async def unload_all(self) -> bool:
+        """Unload every model; False, and nothing is unloaded, when one is in use or loading."""
+        workers = self._pool.snapshot()
+        if any(status.n_leases or status.state == "loading" for status in workers):
+            return False
+        for status in workers:
+            await self._pool.unload(status.key)
+        return True
 
     # --- models ---
 

@@ -48,8 +48,8 @@ class Desk:
     config_file: Path
     logs_dir: Path
     budget_bytes: int
-    is_busy: Callable[[], bool]
-    """Whether some model is loaded or being loaded."""
+    unload_all: Callable[[], Awaitable[bool]]
+    """Unloads every model; False when one is in use."""
     stop: Callable[[], None]
     """Ends the daemon, in order: work under way first."""
     unload: Callable[[ModelName, str | None], Awaitable[None]]

@@ -35,8 +35,8 @@ async def move(desk: Desk, request: MoveRequest, job: Job) -> dict[str, Any]:
     target = local_path(request.folder, None, is_local=True)
     if os.environ.get("BEAST_MODELS"):
         raise Conflict("BEAST_MODELS says where the models folder is; change it there, after moving the folder by hand")
-    if desk.is_busy() or len(desk.jobs.running) > 1:
-        raise Conflict("models are loaded or being worked on (`beast ps`, `beast jobs`); stop them first")
+    if len(desk.jobs.running) > 1 or not await desk.unload_all():
+        raise Conflict("models are in use or being worked on (`beast ps`, `beast jobs`); let that end first")
     committed = Event()
 
     def commit() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from beastd.errors import BadRequest, Conflict, Forbidden
+from beastd.errors import BadRequest, Conflict, Forbidden, ModelNotFound
 from beastd.jobs.job import Job
 from beastd.jobs.jobs import Work
 from beastd.library.adapters import add_adapter
@@ -31,13 +31,14 @@ from beastd.library.contract import (
 from beastd.library.create import create, parse_new_name
 from beastd.library.desk import Desk
 from beastd.library.elsewhere import export, move
-from beastd.library.pull import parse_wanted, pull
+from beastd.library.pull import Wanted, parse_wanted, pull
 from beastd.library.quantize import perplexity, quantize
 from beastd.library.register import import_
 from beastd.library.remove import delete, edit, modelfile
 from beastd.library.space import Removal, prunable, prune, usage
 from beastd.library.upload import Upload
 from beastd.registry.catalog import CatalogEntry
+from beastd.registry.names import parse_name
 
 
 class Library:
@@ -54,9 +55,19 @@ class Library:
         self._check_not_moving()
         if request.token:
             _check_local("token", is_local)
-        wanted = parse_wanted(request, self._desk.catalog, is_local=is_local)
+        wanted = self._wanted(request, is_local=is_local)
         subject = request.model or str(request.name)
         return self._jobs.start("pull", subject, repr(wanted), lambda job: pull(self._desk, wanted, job, request.token))
+
+    def _wanted(self, request: PullRequest, *, is_local: bool) -> Wanted:
+        try:
+            return parse_wanted(request, self._desk.catalog, is_local=is_local)
+        except ModelNotFound:
+            name = parse_name(request.model or str(request.name))
+            registry = self._desk.registry
+            if registry.has(name) and registry.place(name).is_builtin:
+                raise BadRequest(f"{name.short} is built in; there is nothing to pull") from None
+            raise
 
     def create(self, request: CreateRequest, is_local: bool) -> Job:
         """Make a model. Raises BadRequest for its name."""

@@ -342,6 +342,8 @@ def test_the_store_is_moved_whole_and_found_again(start_daemon, beast_home, tmp_
     daemon = start_daemon()
     post(daemon, "/api/create", {"model": "moved", "files": {"m.gguf": blob(daemon, Q2)}})
     target = tmp_path / "elsewhere"
+    assert answer(daemon, "moved", keep_alive="5m")["done"]
+    assert len(daemon.worker_pids()) == 1, "a loaded model that nobody uses is no hindrance"
     assert post(daemon, "/api/move", {"folder": str(target)})["folder"] == str(target)
     assert daemon.process.wait(30) == 0
     again = start_daemon()
@@ -394,6 +396,7 @@ def test_ollamas_go_client_is_understood(daemon):
     assert post(daemon, "/api/show", body)["variant"] == "q8_0"
     assert post(daemon, "/api/create", {"model": "", "name": "by-name", "from": "cub"})["model"] == "by-name:latest"
     delete(daemon, "by-name")
+    assert "cub is built in" in post(daemon, "/api/pull", {"model": "cub"}, 400)["error"]
     pull = {"model": "nothing-like-it", "insecure": False, "username": "", "password": "", "name": ""}
     assert post(daemon, "/api/pull", pull, 404)["code"] == "model_not_found"
 
