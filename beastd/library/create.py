@@ -25,8 +25,8 @@ from beastd.registry.adapters import check_adapter
 from beastd.registry.description import Description, describe
 from beastd.registry.gguf import shard_paths
 from beastd.registry.gotemplate import to_jinja
-from beastd.registry.modelfile import AdapterFields, Fields, dump, file_names, parse_modelfile
-from beastd.registry.names import ModelName, parse_name
+from beastd.registry.modelfile import AdapterFields, Fields, dump, file_names, parse_modelfile, with_files
+from beastd.registry.names import parse_whole_name
 from beastd.registry.ollamafile import adapter_name, looks_like_ollamafile, parse_ollamafile
 from beastd.registry.registry import Registry
 from beastd.tool import Report, digest_of_file
@@ -35,17 +35,9 @@ _GO = re.compile(r"\{\{-?\s*(\.|\$|if\b|range\b|end\b|else\b|with\b)")
 _SCALAR_FIELDS = ("template", "system", "license", "description", "draft", "projector", "messages")
 
 
-def parse_new_name(text: str) -> ModelName:
-    """The name of a model to be made. Raises BadRequest."""
-    name = parse_name(text)
-    if name.variant or name.adapters:
-        raise BadRequest(f"'{text[:80]}' names a variant or an adapter; give the model's name alone")
-    return name
-
-
 async def create(desk: Desk, request: CreateRequest, job: Job, *, is_local: bool) -> dict[str, Any]:
     """Make the model. Returns the reply's fields."""
-    name = parse_new_name(request.model or request.name or "")
+    name = parse_whole_name(request.model or request.name or "")
     job.say("parsing modelfile")
     type_ = quant_type(request.quantize).name if request.quantize else None
     asked = await asyncio.to_thread(_asked, desk, request, is_local)
@@ -160,19 +152,7 @@ def _located(fields: Fields, folder: str | None, is_local: bool) -> Fields:
             return name
         return str(local_path(name, folder, is_local=is_local))
 
-    def all_of(value: str | list[str]) -> str | list[str]:
-        return located(value) if isinstance(value, str) else [located(name) for name in value]
-
-    adapters = {key: it if isinstance(it, AdapterFields) else AdapterFields(it) for key, it in fields.adapters.items()}
-    return msgspec.structs.replace(
-        fields,
-        variants={key: all_of(value) for key, value in fields.variants.items()},
-        adapters={key: msgspec.structs.replace(it, path=located(it.path)) for key, it in adapters.items()},
-        draft=located(fields.draft) if fields.draft else None,
-        projector=located(fields.projector) if fields.projector else None,
-        sha256={located(key): it for key, it in fields.sha256.items()},
-        registered={},
-    )
+    return msgspec.structs.replace(with_files(fields, located), registered={})
 
 
 # --- what it starts from ---

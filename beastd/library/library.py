@@ -28,7 +28,7 @@ from beastd.library.contract import (
     PullRequest,
     QuantizeRequest,
 )
-from beastd.library.create import create, parse_new_name
+from beastd.library.create import create
 from beastd.library.desk import Desk
 from beastd.library.elsewhere import export, move
 from beastd.library.pull import Wanted, parse_wanted, pull
@@ -38,7 +38,7 @@ from beastd.library.remove import delete, edit, modelfile
 from beastd.library.space import Removal, prunable, prune, usage
 from beastd.library.upload import Upload
 from beastd.registry.catalog import CatalogEntry
-from beastd.registry.names import parse_name
+from beastd.registry.names import parse_name, parse_whole_name
 
 
 class Library:
@@ -71,7 +71,7 @@ class Library:
 
     def create(self, request: CreateRequest, is_local: bool) -> Job:
         """Make a model. Raises BadRequest for its name."""
-        name = parse_new_name(request.model or request.name or "")
+        name = parse_whole_name(request.model or request.name or "")
         return self._start(
             "create", name.short, request, lambda job: create(self._desk, request, job, is_local=is_local)
         )
@@ -133,7 +133,7 @@ class Library:
         resolved = self._desk.resolve(request.source)
         if resolved.name.variant or resolved.name.adapters:
             raise BadRequest(f"'{request.source[:80]}' names a part of a model; a copy is of the whole: give its name")
-        await asyncio.to_thread(self._desk.keeper.copy, resolved.model, parse_new_name(request.destination))
+        await asyncio.to_thread(self._desk.keeper.copy, resolved.model, parse_whole_name(request.destination))
 
     async def delete(self, request: DeleteRequest) -> dict[str, Any]:
         """Unload and remove a model, variant or adapter. Raises ModelNotFound, ReadOnly, Conflict."""

@@ -21,7 +21,7 @@ from beastd.nearest import near
 from beastd.registry.catalog import Catalog, CatalogEntry
 from beastd.registry.modelfile import AdapterFields, Fields
 from beastd.registry.models import Model
-from beastd.registry.names import DEFAULT_TAG, ModelName, is_part, parse_name
+from beastd.registry.names import DEFAULT_TAG, ModelName, is_part, parse_name, parse_whole_name
 from beastd.registry.registry import HUB_HOSTS
 
 HUB = "hf.co"
@@ -52,10 +52,7 @@ def parse_wanted(request: PullRequest, catalog: Catalog, *, is_local: bool) -> W
         raise BadRequest("the hub tells every file's sha256 itself; leave it out")
     if request.save_as is None:
         return wanted
-    name = parse_name(request.save_as)
-    if name.variant or name.adapters:
-        raise BadRequest(f"'{request.save_as[:80]}' names a variant or an adapter; give the model's name alone")
-    return replace(wanted, name=name, is_named=True)
+    return replace(wanted, name=parse_whole_name(request.save_as), is_named=True)
 
 
 def _wanted(text: str, request: PullRequest, catalog: Catalog, *, is_local: bool) -> Wanted:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import shutil
 import uuid
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,19 +11,17 @@ from typing import Any
 
 import msgspec
 
-from beastd.errors import BadRequest, Conflict, DiskFull
-from beastd.fetch.choose import size_text
+from beastd.errors import BadRequest, Conflict
+from beastd.fetch.order import KEEP_FREE_BYTES
 from beastd.jobs.job import Job
 from beastd.library.contract import PerplexityRequest, QuantizeRequest
+from beastd.library.copying import check_room
 from beastd.library.desk import Desk, local_path
 from beastd.quants import quant_type
 from beastd.registry.description import Files
 from beastd.registry.modelfile import Fields
 from beastd.registry.models import Model, Variant
 from beastd.toolorders import Perplexity, PerplexityOrder, Quantized, QuantizeOrder
-
-SPARE_BYTES = 256 * 2**20
-"""Left free on the disk."""
 
 
 async def quantize(desk: Desk, request: QuantizeRequest, job: Job) -> dict[str, Any]:
@@ -114,12 +111,7 @@ def _finest(desk: Desk, model: Model, types: list[str]) -> Variant:
 def _check_room(desk: Desk, recipe: Recipe, type_: str) -> None:
     bits, size_bytes = desk.registry.facts(recipe.files).bits_per_weight, desk.registry.header(recipe.files).size_bytes
     need = int(size_bytes * (quant_type(type_).bits or bits) / bits * 1.1) if bits else size_bytes
-    free = shutil.disk_usage(desk.store.partial("x").parent).free
-    if need + SPARE_BYTES > free:
-        raise DiskFull(
-            f"{type_} of {recipe.label} will take about {size_text(need)}, and {size_text(free)} are free; "
-            "free some space (`beast du`, `beast prune`)"
-        )
+    check_room(desk.store.root, need + KEEP_FREE_BYTES, f"{type_} of {recipe.label}")
 
 
 async def perplexity(desk: Desk, request: PerplexityRequest, job: Job) -> dict[str, Any]:

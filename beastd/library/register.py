@@ -13,12 +13,12 @@ from beastd.errors import BadModel, BadRequest, BeastError, Conflict
 from beastd.jobs.job import Job
 from beastd.library.bundle import looks_like_bundle, read_bundle, unpack
 from beastd.library.contract import ImportRequest
-from beastd.library.create import parse_new_name
 from beastd.library.desk import Desk, local_path, with_registered
 from beastd.library.importing.find import find_models
 from beastd.library.importing.found import Found, Skipped
-from beastd.registry.modelfile import AdapterFields, Fields, file_names
+from beastd.registry.modelfile import Fields, file_names, with_files
 from beastd.registry.models import Model
+from beastd.registry.names import parse_whole_name
 
 
 async def import_(desk: Desk, request: ImportRequest, job: Job) -> dict[str, Any]:
@@ -27,7 +27,7 @@ async def import_(desk: Desk, request: ImportRequest, job: Job) -> dict[str, Any
     if request.save_as is not None:
         if len(found) != 1:
             raise BadRequest(f"{len(found)} models were found: a name of your own can be given to one alone")
-        found = [replace(found[0], name=parse_new_name(request.save_as))]
+        found = [replace(found[0], name=parse_whole_name(request.save_as))]
     imported = []
     for it in found:
         job.say(f"importing {it.name.short}")
@@ -113,19 +113,8 @@ async def _adopted(desk: Desk, fields: Fields, is_linked: bool, job: Job) -> Fie
     inside = await desk.adopt([Path(name) for name in outside], job, is_linked=is_linked) if outside else []
     taken = dict(zip(outside, inside, strict=True))
 
-    def named(value: str | list[str]) -> str | list[str]:
-        return taken.get(value, value) if isinstance(value, str) else [taken.get(name, name) for name in value]
-
-    adapters = {key: it if isinstance(it, AdapterFields) else AdapterFields(it) for key, it in fields.adapters.items()}
-    return msgspec.structs.replace(
-        fields,
-        variants={key: named(value) for key, value in fields.variants.items()},
-        adapters={key: msgspec.structs.replace(it, path=taken.get(it.path, it.path)) for key, it in adapters.items()},
-        draft=taken.get(fields.draft or "", fields.draft),
-        projector=taken.get(fields.projector or "", fields.projector),
-        sha256={},
-        registered={},
-    )
+    renamed = with_files(fields, lambda name: taken.get(name, name))
+    return msgspec.structs.replace(renamed, sha256={}, registered={})
 
 
 def _told(it: Found) -> dict[str, Any]:

@@ -8,13 +8,14 @@ from typing import Any
 
 import msgspec
 
-from beastd.errors import BadModel, BadRequest, Conflict, ModelNotFound
+from beastd.errors import BadModel, BadRequest, Conflict
 from beastd.library.contract import DeleteRequest, EditRequest
 from beastd.library.create import check_files
 from beastd.library.desk import Desk
 from beastd.registry.description import describe
 from beastd.registry.modelfile import Fields
-from beastd.registry.names import ModelName, parse_name
+from beastd.registry.names import ModelName, parse_name, parse_whole_name
+from beastd.registry.registry import spelled_part
 from beastd.yamlfile import YamlError, read_text
 
 
@@ -40,10 +41,10 @@ def _without(fields: Fields, asked: ModelName) -> Fields:
     """The fields without the variant and adapters that the name names."""
     adapters = dict(fields.adapters)
     for adapter in asked.adapters:
-        del adapters[_spelled(asked, "adapter", adapter.name, adapters)]
+        del adapters[spelled_part(asked, "adapter", adapter.name, adapters)]
     variants, default = dict(fields.variants), fields.default
     if asked.variant:
-        variant = _spelled(asked, "variant", asked.variant, variants)
+        variant = spelled_part(asked, "variant", asked.variant, variants)
         del variants[variant]
         default = None if default == variant else default
         if not variants:
@@ -51,14 +52,6 @@ def _without(fields: Fields, asked: ModelName) -> Fields:
                 f"@{variant} is the only variant of {asked.short}; `beast rm {asked.short}` removes the model"
             )
     return msgspec.structs.replace(fields, variants=variants, default=default, adapters=adapters)
-
-
-def _spelled(asked: ModelName, what: str, name: str, known: dict[str, Any]) -> str:
-    found = next((it for it in known if it.lower() == name.lower()), None)
-    if found is None:
-        has = f"it has {', '.join(known)}" if known else "it has none"
-        raise ModelNotFound(f"model '{asked.short}' has no {what} '{name}'; {has}")
-    return found
 
 
 def modelfile(desk: Desk, name: str) -> dict[str, Any]:
@@ -73,10 +66,7 @@ def modelfile(desk: Desk, name: str) -> dict[str, Any]:
 
 async def edit(desk: Desk, request: EditRequest) -> dict[str, Any]:
     """Replace a model's modelfile, after a look at the files it names. Returns the reply's fields."""
-    name = parse_name(request.model)
-    if name.variant or name.adapters:
-        raise BadRequest(f"'{request.model[:80]}' names a variant or an adapter; give the model's name alone")
-    place = desk.registry.place(name)
+    place = desk.registry.place(parse_whole_name(request.model))
     desk.keeper.check_own(place)
     it = describe(request.modelfile, Path(place.path), desk.registry.locator)
     await asyncio.to_thread(check_files, desk.registry, it)

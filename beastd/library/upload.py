@@ -13,11 +13,9 @@ from typing import Self
 
 from beastd.durable import translated
 from beastd.errors import BadRequest
+from beastd.fetch.order import KEEP_FREE_BYTES
 from beastd.library.copying import check_room, write_all
 from beastd.registry.store import Store
-
-SPARE_BYTES = 256 * 2**20
-"""Left free on the disk."""
 
 
 class Upload:
@@ -32,7 +30,7 @@ class Upload:
         self._lock = Lock()
         self._file: int | None = None
         try:
-            check_room(store.root, n_bytes + SPARE_BYTES, "the blob")
+            check_room(store.root, n_bytes + KEEP_FREE_BYTES, "the blob")
             self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._file, fcntl.LOCK_EX)  # so that prune sees that somebody is at work
         except OSError as e:

@@ -37,6 +37,8 @@ from beastd.nearest import did_you_mean
 from beastd.yamlfile import YamlError, parse_yaml, scalar
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from beastd.yamlfile import Trail
 
 T = TypeVar("T")
@@ -141,6 +143,24 @@ def file_names(fields: Fields) -> list[str]:
     adapters = [it.path if isinstance(it, AdapterFields) else it for it in fields.adapters.values()]
     others = [name for name in (fields.draft, fields.projector) if name]
     return [*(name for names in shards for name in names), *adapters, *others]
+
+
+def with_files(fields: Fields, name_of: Callable[[str], str]) -> Fields:
+    """The fields with every file called what ``name_of`` makes of its name here."""
+
+    def named(value: str | list[str]) -> str | list[str]:
+        return name_of(value) if isinstance(value, str) else [name_of(name) for name in value]
+
+    adapters = {key: it if isinstance(it, AdapterFields) else AdapterFields(it) for key, it in fields.adapters.items()}
+    return msgspec.structs.replace(
+        fields,
+        variants={key: named(value) for key, value in fields.variants.items()},
+        adapters={key: msgspec.structs.replace(it, path=name_of(it.path)) for key, it in adapters.items()},
+        draft=name_of(fields.draft) if fields.draft else None,
+        projector=name_of(fields.projector) if fields.projector else None,
+        sha256={name_of(key): it for key, it in fields.sha256.items()},
+        registered={name_of(key): it for key, it in fields.registered.items()},
+    )
 
 
 def dump(fields: Fields) -> str:

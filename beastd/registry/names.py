@@ -95,6 +95,14 @@ def parse_name(text: str) -> ModelName:
     )
 
 
+def parse_whole_name(text: str) -> ModelName:
+    """Parse the name of a model alone. Raises BadRequest, also for one with a variant or an adapter."""
+    name = parse_name(text)
+    if name.variant or name.adapters:
+        raise BadRequest(f"'{text[:80]}' names a variant or an adapter; give the model's name alone")
+    return name
+
+
 def spelled_tag(text: str) -> str:
     """A tag as it is kept: the default one in one spelling, since it is left out of paths."""
     return DEFAULT_TAG if text.lower() in {"", DEFAULT_TAG} else text

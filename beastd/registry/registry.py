@@ -98,8 +98,8 @@ class Registry:
         """
         asked = self.with_hub_tag(parse_name(text or default_model))
         model = self.get(asked)
-        adapters = [(_spelled(model, "adapter", it.name, model.adapters), it.scale) for it in asked.adapters]
-        variant = _spelled(model, "variant", asked.variant, model.variants) if asked.variant else None
+        adapters = [(spelled_part(model.name, "adapter", it.name, model.adapters), it.scale) for it in asked.adapters]
+        variant = spelled_part(model.name, "variant", asked.variant, model.variants) if asked.variant else None
         return Resolved(
             name=replace(model.name, variant=variant, adapters=tuple(AdapterName(*it) for it in adapters)),
             model=model,
@@ -227,11 +227,11 @@ def _adapters(model: Model, asked: dict[str, float | None]) -> list[Adapter]:
     return [Adapter(str(file.path), scales[name]) for name, file in files.items() if scales[name]]
 
 
-def _spelled(model: Model, what: str, asked: str, known: Iterable[str]) -> str:
-    """The model's own spelling of a variant or adapter."""
+def spelled_part(name: ModelName, what: str, asked: str, known: Iterable[str]) -> str:
+    """The model's own spelling of a variant or adapter, out of those ``known``. Raises ModelNotFound."""
     known = list(known)
-    found = next((name for name in known if name.lower() == asked.lower()), None)
+    found = next((it for it in known if it.lower() == asked.lower()), None)
     if found is None:
         has = f"it has {', '.join(known)}" if known else "it has none"
-        raise ModelNotFound(f"model '{model.name.short}' has no {what} '{asked}'; {has}")
+        raise ModelNotFound(f"model '{name.short}' has no {what} '{asked}'; {has}")
     return found
