@@ -23,7 +23,7 @@ ENV_PREFIX = "BEAST_"
 ENV_OF_PATHS = frozenset({"BEAST_HOME", "BEAST_SOCKET"})
 """Variables that say where files are (``paths``), not how the daemon behaves."""
 
-_LISTS = {"tcp": ",", "origins": ",", "models": os.pathsep}
+_LISTS = {"tcp": ",", "origins": ",", "pin": ",", "preload": ",", "models": os.pathsep}
 """Settings that are lists, and what divides their items in a variable or flag."""
 
 _DURATION_UNITS_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -61,8 +61,20 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How long an idle model stays loaded; see parse_duration."""
     memory_budget: Annotated[int, Meta(ge=1)] | str = "80%"
     """What all loaded models may take: a share of the machine's RAM ("80%"), or bytes ("12GB")."""
+    gpu_budget: Annotated[int, Meta(ge=1)] | str = "90%"
+    """The same of each GPU's memory."""
+    quality: Literal["fixed", "adaptive"] = "fixed"
+    """adaptive: under memory pressure a model may run in a smaller variant of its own, and comes back by itself."""
+    pin: list[str] = []
+    """Models that never leave memory once they are loaded."""
+    preload: list[str] = []
+    """Models to load when the daemon starts."""
+    sleep_after: int | float | str = "2m"
+    """An idle model gives back its KV cache and compute memory after so long; negative is never."""
     queue: Annotated[int, Meta(ge=0)] = 512
     """Most requests that may wait."""
+    hang_timeout_s: Annotated[float, Meta(gt=0)] = 60.0
+    """A worker whose loop gives no sign of life for so long is killed, and replaced at the next request."""
     load_timeout_s: Annotated[float, Meta(gt=0)] = 120.0
     """A load that makes no progress for so long is given up."""
     drain_s: Annotated[float, Meta(ge=0)] = 30.0
@@ -77,8 +89,9 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         try:
-            _ = self.keep_alive_s
+            _ = self.keep_alive_s, self.sleep_after_s
             self.memory_budget_bytes(1)
+            self.gpu_budget_bytes(1)
             for address in self.tcp:
                 split_address(address)
             for folder in self.models:
@@ -101,15 +114,18 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """keep_alive in seconds; infinite for ever."""
         return parse_duration(self.keep_alive)
 
+    @property
+    def sleep_after_s(self) -> float:
+        """sleep_after in seconds; infinite for never."""
+        return parse_duration(self.sleep_after)
+
     def memory_budget_bytes(self, ram_bytes: int) -> int:
         """The budget on a machine with so much RAM."""
-        value = self.memory_budget
-        if isinstance(value, str) and value.endswith("%"):
-            share = value.removesuffix("%").strip()
-            if not _NUMBER.fullmatch(share) or not 0 < float(share) <= 100:
-                raise BadRequest(f"'{value}' is not a share; write a number above 0 and up to 100, as in '80%'")
-            return int(ram_bytes * float(share) / 100)
-        return parse_bytes(value)
+        return _share_of(ram_bytes, self.memory_budget)
+
+    def gpu_budget_bytes(self, gpu_bytes: int) -> int:
+        """The budget on a GPU with so much memory."""
+        return _share_of(gpu_bytes, self.gpu_budget)
 
 
 def load_config(file: Path, env: Mapping[str, str], flags: Mapping[str, Any]) -> Config:
@@ -140,6 +156,16 @@ def parse_bytes(value: str | int) -> int:
     if match is None or match[2] not in _BYTE_UNITS:
         raise BadRequest(f"'{str(value)[:40]}' is not a size; write bytes, or a text like '500MB', '12GB', '8GiB'")
     return int(float(match[1]) * _BYTE_UNITS[match[2]]) if "." in match[1] else int(match[1]) * _BYTE_UNITS[match[2]]
+
+
+def _share_of(total_bytes: int, value: str | int) -> int:
+    """Bytes of a budget: a share, as in "80%", or a size. Raises BadRequest."""
+    if isinstance(value, str) and value.endswith("%"):
+        share = value.removesuffix("%").strip()
+        if not _NUMBER.fullmatch(share) or not 0 < float(share) <= 100:
+            raise BadRequest(f"'{value}' is not a share; write a number above 0 and up to 100, as in '80%'")
+        return int(total_bytes * float(share) / 100)
+    return parse_bytes(value)
 
 
 def split_address(text: str) -> tuple[str, int]:

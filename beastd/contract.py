@@ -175,7 +175,9 @@ class Final(Struct, frozen=True, kw_only=True):
 
     reason: Literal["stop", "length", "load", "unload"]
     variant: str = ""
-    """The quantization that answered."""
+    """The quantization that answered; where it changed meanwhile, the last."""
+    variants: list[str] = msgspec.field(default_factory=list)
+    """Every quantization that computed tokens of the answer, in order, when they are several."""
     n_prompt: int = 0
     n_cached: int = 0
     """Prompt tokens whose KV was already there."""
@@ -206,8 +208,17 @@ class Loading(Struct, frozen=True):
     fraction: float
 
 
-Answer = Loading | Piece | Final
-"""What a generate or chat yields: any Loading, then Pieces, then exactly one Final (or an error raised)."""
+class Waiting(Struct, frozen=True):
+    """The request waits for something other than a load."""
+
+    position: int
+    """1: next."""
+    reason: str
+    """What has to happen first, to follow "waiting for"."""
+
+
+Answer = Loading | Waiting | Piece | Final
+"""What a generate or chat yields: any Loading and Waiting, then Pieces, then exactly one Final (or an error raised)."""
 
 
 class ModelShape(Struct, frozen=True, kw_only=True):
@@ -228,3 +239,53 @@ class ModelShape(Struct, frozen=True, kw_only=True):
         """Whether both can be variants of one model: the same but for their quantization."""
         mine, others = ((it.architecture, it.n_layers, it.n_embd, it.n_vocab) for it in (self, other))
         return mine == others
+
+
+class DeviceNeed(Struct, frozen=True, kw_only=True):
+    """What a loaded model takes on one device, in bytes."""
+
+    device: str
+    """"RAM", or a GPU as llama.cpp names it ("CUDA0")."""
+    weights_bytes: int = 0
+    kv_bytes: int = 0
+    """KV cache, and the state of recurrent layers."""
+    compute_bytes: int = 0
+    """Buffers a step computes in, logits included."""
+
+    @property
+    def total_bytes(self) -> int:
+        """All of it."""
+        return self.weights_bytes + self.kv_bytes + self.compute_bytes
+
+
+class MemoryNeed(Struct, frozen=True, kw_only=True):
+    """What a worker takes with one model and one set of load settings."""
+
+    devices: list[DeviceNeed]
+    """"RAM" first, then every GPU that takes a part."""
+    process_bytes: int
+    """Main memory besides: interpreter, libraries, vocabulary, graphs."""
+
+    @property
+    def ram_bytes(self) -> int:
+        """Main memory in all."""
+        return self.process_bytes + sum(it.total_bytes for it in self.devices if it.device == RAM)
+
+    @property
+    def gpu_bytes(self) -> dict[str, int]:
+        """GPU → bytes in all."""
+        return {it.device: it.total_bytes for it in self.devices if it.device != RAM}
+
+
+RAM = "RAM"
+"""The device that is main memory."""
+
+
+class Gpu(Struct, frozen=True, kw_only=True):
+    """A GPU as llama.cpp sees it."""
+
+    name: str
+    """"CUDA0"."""
+    description: str
+    total_bytes: int
+    free_bytes: int

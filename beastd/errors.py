@@ -18,7 +18,9 @@
     ├── ToolFailed                 500 tool_failed          the process that did the work ended early
     ├── Cancelled                  499 cancelled            somebody cancelled the job
     ├── LoadFailed                 500 load_failed          the worker could not load the model
-    │   └── LoadTimeout            504 load_timeout         it stopped making progress
+    │   ├── LoadTimeout            504 load_timeout         it stopped making progress
+    │   └── OutOfMemory            507 out_of_memory        the memory it needed could not be had
+    ├── CoolingDown                503 cooling_down         its load has just failed; it is not tried again yet (retry)
     ├── WorkerDied                 502 worker_died          the process behind the answer ended (retry)
     ├── EngineFailed               500 engine_failed        llama.cpp could not compute a step (retry)
     ├── Overloaded                 503 overloaded           a queue is full (retry)
@@ -37,10 +39,14 @@ class BeastError(Exception):
     code = "internal"
     status = 500
     retryable = False
+    retry_after_s: float | None = None
+    """When asking again makes sense, where that is known."""
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.message = message
+        if retry_after_s is not None:
+            self.retry_after_s = retry_after_s
 
 
 class BadRequest(BeastError):
@@ -165,6 +171,21 @@ class LoadTimeout(LoadFailed):
     status = 504
 
 
+class OutOfMemory(LoadFailed):
+    """The memory could not be had, whatever the ledger said: other programs took it, or the estimate was short."""
+
+    code = "out_of_memory"
+    status = 507
+
+
+class CoolingDown(BeastError):
+    """The model's load has failed a moment ago, and would most likely fail again."""
+
+    code = "cooling_down"
+    status = 503
+    retryable = True
+
+
 class WorkerDied(BeastError):
     """The worker process ended while it held the request."""
 
@@ -186,6 +207,7 @@ class Overloaded(BeastError):
     code = "overloaded"
     status = 503
     retryable = True
+    retry_after_s = 2.0
 
 
 class ShuttingDown(BeastError):

@@ -100,9 +100,33 @@ class Load(Struct, frozen=True, tag="load", kw_only=True):
     """The model's file, or all its shards in order."""
     label: str
     """What messages call it."""
+    variant: str = ""
+    """The quantization, as answers name it."""
     template: str | None = None
     """Chat template instead of the file's own."""
     settings: LoadSettings
+
+
+class Reshape(Struct, frozen=True, tag="reshape", kw_only=True):
+    """Become this in place: another variant of the same model, another context size, asleep or awake.
+
+    Running sequences are carried over with their KV state and go on; the worker answers with Reshaped.
+    """
+
+    load: Load
+    is_asleep: bool = False
+    """Give back the KV cache and the compute buffers and keep the weights. Only a worker without requests is told so,
+    and it is sent none until it has been told to wake."""
+
+
+class Ping(Struct, frozen=True, tag="ping"):
+    """Say Pong between two steps: a loop that does not is taken for hung."""
+
+
+class Detach(Struct, frozen=True, tag="detach"):
+    """Free a LoRA adapter as soon as no sequence uses it; read anew when a request names it again."""
+
+    path: str
 
 
 class Submit(Struct, frozen=True, tag="submit", kw_only=True):
@@ -126,7 +150,7 @@ class Cancel(Struct, frozen=True, tag="cancel"):
     id: int
 
 
-ToWorker = Load | Submit | Cancel
+ToWorker = Load | Reshape | Ping | Detach | Submit | Cancel
 
 
 # --- worker → daemon ---
@@ -140,7 +164,7 @@ class Failure(Struct, frozen=True):
 
 
 class Progress(Struct, frozen=True, tag="progress"):
-    """Fraction of the load done, 0 to 1."""
+    """Fraction of the load done, 0 to 1; also while it changes its shape."""
 
     fraction: float
 
@@ -153,7 +177,10 @@ class Ready(Struct, frozen=True, tag="ready", kw_only=True):
     n_threads: int
     resident_bytes: int
     """Memory the process really holds, the mapped file included."""
-    gpu_bytes: int = 0
+    anon_bytes: int = 0
+    """Of these, what no file backs: the system cannot drop it when it is short."""
+    gpu_bytes: dict[str, int] = msgspec.field(default_factory=dict)
+    """GPU ("CUDA0") → bytes of llama.cpp's buffers there."""
     can_insert: bool = False
     """The vocabulary has fill-in-the-middle tokens."""
     can_think: bool = False
@@ -166,6 +193,45 @@ class LoadError(Struct, frozen=True, tag="load_error"):
     failure: Failure
 
 
+class Reshaped(Struct, frozen=True, tag="reshaped", kw_only=True):
+    """What the worker is now."""
+
+    ready: Ready
+    stall_s: float
+    """Seconds for which no sequence could go on."""
+    failure: Failure | None = None
+    """Why it is still, or again, what it was before."""
+
+
+class EngineStats(Struct, frozen=True, kw_only=True):
+    """A look at the engine, taken between two steps. Counts are since the load."""
+
+    resident_bytes: int = 0
+    anon_bytes: int = 0
+    n_running: int = 0
+    n_waiting: int = 0
+    """Requests that have no slot yet."""
+    n_kv_tokens: int = 0
+    """Tokens whose KV is in the cache, of running and of ended sequences."""
+    n_prompt: int = 0
+    """Prompt tokens computed."""
+    n_cached: int = 0
+    """Prompt tokens that needed no computing."""
+    n_answer: int = 0
+    """Tokens generated."""
+    n_steps: int = 0
+    step_s: float = 0.0
+    """Seconds spent in steps."""
+    n_adapters: int = 0
+    """LoRA adapters attached now."""
+
+
+class Pong(Struct, frozen=True, tag="pong"):
+    """The engine's loop lives."""
+
+    stats: EngineStats
+
+
 class Delta(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A piece of one request's answer; ``final`` or ``error`` on its last."""
 
@@ -173,6 +239,8 @@ class Delta(Struct, frozen=True, kw_only=True, omit_defaults=True):
     text: str = ""
     thinking: str = ""
     logprobs: list[Logprob] | None = None
+    n_ahead: int | None = None
+    """The request waits for a slot, behind so many others; told when it changes, at most once a second."""
     final: Final | None = None
     error: Failure | None = None
 
@@ -183,7 +251,7 @@ class Step(Struct, frozen=True, tag="step"):
     deltas: list[Delta]
 
 
-FromWorker = Progress | Ready | LoadError | Step
+FromWorker = Progress | Ready | LoadError | Reshaped | Pong | Step
 
 _encoder = msgspec.json.Encoder()
 to_worker = msgspec.json.Decoder(ToWorker)

@@ -1,7 +1,8 @@
-"""What the engine's tool processes are told, and what they answer: quantizing, and measuring perplexity.
+"""What the engine's tool processes are told, and what they answer: quantizing, measuring perplexity, simulating loads.
 
     python -P -m beastd.engine.quantize       QuantizeOrder   → Quantized
     python -P -m beastd.engine.perplexity     PerplexityOrder → Perplexity
+    python -P -m beastd.engine.simulate       SimulateOrder   → Simulated
 
 ``beastd.tool`` says how both cross.
 """
@@ -10,7 +11,8 @@ from __future__ import annotations
 
 from msgspec import Struct, field
 
-from beastd.ipc import Adapter
+from beastd.contract import Gpu, MemoryNeed
+from beastd.ipc import Adapter, Failure, LoadSettings
 
 
 class QuantizeOrder(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -84,3 +86,26 @@ class Perplexity(Struct, frozen=True, kw_only=True):
     n_chunks: int
     n_ctx: int
     took_s: float
+
+
+class SimulateCase(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A model to load for show, with the settings to load it with."""
+
+    paths: list[str]
+    """The model's file, or all its shards in order."""
+    label: str
+    """What messages call it."""
+    settings: LoadSettings
+
+
+class SimulateOrder(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Tell what loading these would take, without taking it."""
+
+    cases: list[SimulateCase]
+
+
+class Simulated(Struct, frozen=True, kw_only=True):
+    """What each case would take, in order, or why it cannot be loaded; and the GPUs there are."""
+
+    needs: list[MemoryNeed | Failure]
+    gpus: list[Gpu]

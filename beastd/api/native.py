@@ -16,7 +16,7 @@ from aiohttp import web
 from beastd import __version__
 from beastd.api.decode import body
 from beastd.api.stream import json_response, ndjson
-from beastd.contract import Answer, AnswerRequest, ChatRequest, Final, GenerateRequest, Loading, Logprob, Piece
+from beastd.contract import Answer, AnswerRequest, ChatRequest, Final, GenerateRequest, Loading, Logprob, Piece, Waiting
 from beastd.errors import BadModel
 from beastd.registry.facts import Facts, facts_of
 from beastd.registry.header import Header, Omitted
@@ -135,6 +135,9 @@ async def _lines(asked: AnswerRequest, answer: AsyncIterator[Answer], field: str
     async for part in answer:
         if isinstance(part, Loading):
             yield _line(asked, field, "", "", None) | {"status": "loading", "load_progress": round(part.fraction, 3)}
+        elif isinstance(part, Waiting):
+            waiting = {"status": "waiting", "queue_position": part.position, "waiting_for": part.reason}
+            yield _line(asked, field, "", "", None) | waiting
         elif isinstance(part, Piece):
             yield _line(asked, field, part.text, part.thinking, part.logprobs)
         else:

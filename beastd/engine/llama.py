@@ -45,7 +45,7 @@ class _LogTap:
 
     def __init__(self) -> None:
         self.errors: deque[str] = deque(maxlen=4)
-        self.gpu_bytes = 0
+        self.gpu_bytes: dict[str, int] = {}
         self._level = 0
         self.callback = lib.llama_log_callback(self._on_log)
         """Must outlive every call into the library: a collected callback is a segmentation fault."""
@@ -59,8 +59,8 @@ class _LogTap:
         sys.stderr.write(line)
         if level == _GGML_LOG_ERROR:
             self.errors.append(line.strip())
-        if (found := _BUFFER_SIZE.search(line)) and not found[1].startswith(("CPU", "Host")):
-            self.gpu_bytes += int(float(found[2]) * 2**20)
+        if (found := _BUFFER_SIZE.search(line)) and "Host" not in found[1] and not found[1].startswith("CPU"):
+            self.gpu_bytes[found[1]] = self.gpu_bytes.get(found[1], 0) + int(float(found[2]) * 2**20)
 
 
 class Batch:
@@ -196,8 +196,8 @@ class Llama:
         return "; ".join(self._log.errors) or "it gave no reason"
 
     @property
-    def gpu_bytes(self) -> int:
-        """Bytes in buffers that are not the CPU's, as llama.cpp logged them at load."""
+    def gpu_bytes(self) -> dict[str, int]:
+        """GPU → bytes of its buffers, as llama.cpp logged them at load."""
         return self._log.gpu_bytes
 
     @property

@@ -69,8 +69,8 @@ class Link:
                     message = await self._receive()
                     if isinstance(message, ipc.LoadError):
                         raise from_code(message.failure.code, message.failure.message)
-                    if isinstance(message, ipc.Step):
-                        raise LinkBroken("an answer before it was ready")
+                    if isinstance(message, ipc.Step | ipc.Reshaped | ipc.Pong):
+                        raise LinkBroken(f"a {type(message).__name__} frame before it was ready")
                     if isinstance(message, ipc.Ready) or message.fraction > done:
                         return message
         except TimeoutError:

@@ -215,7 +215,7 @@ class Pool:
             n_ctx=ready.n_ctx if ready else entry.n_ctx,
             n_parallel=ready.n_parallel if ready else spec.settings.n_parallel,
             n_bytes=entry.n_bytes,
-            gpu_bytes=ready.gpu_bytes if ready else 0,
+            gpu_bytes=sum(ready.gpu_bytes.values()) if ready else 0,
             n_leases=len(entry.leases),
             expires_at=_wall_time(self._stays_s(entry)),
             load_s=life.load_s,

@@ -17,7 +17,7 @@ from beastd.fleet.lease import Lease
 from beastd.fleet.pool import Pool
 from beastd.fleet.spec import WorkerSpec
 
-READY = ipc.Ready(n_ctx=2048, n_parallel=4, n_threads=2, resident_bytes=7, gpu_bytes=3)
+READY = ipc.Ready(n_ctx=2048, n_parallel=4, n_threads=2, resident_bytes=7, gpu_bytes={"CUDA0": 1, "CUDA1": 2})
 
 
 class Promise:
