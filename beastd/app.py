@@ -14,9 +14,12 @@ from aiohttp import web
 from beastd import __version__
 from beastd.api.routes import make_app
 from beastd.config import Config, split_address
-from beastd.errors import ConfigError
+from beastd.contract import RAM, Gpu
+from beastd.errors import BadRequest, ConfigError
+from beastd.fleet.footprint import Footprint
 from beastd.fleet.memory import total_ram_bytes
-from beastd.fleet.pool import Pool
+from beastd.fleet.pool import Pool, Settings
+from beastd.fleet.worker import Limits
 from beastd.jobs.jobs import Jobs
 from beastd.library.desk import Desk
 from beastd.library.library import Library
@@ -24,9 +27,11 @@ from beastd.lock import Lock
 from beastd.paths import Paths, ensure_dir, ensure_run_dir
 from beastd.registry.catalog import load_catalog
 from beastd.registry.keeper import Keeper
+from beastd.registry.names import parse_name
 from beastd.registry.registry import Registry
 from beastd.registry.store import Store
 from beastd.service import Service
+from beastd.wants import TemporaryLedger, Wants
 
 _log = logging.getLogger(__name__)
 
@@ -42,14 +47,20 @@ class Daemon:
         """Set when the daemon is to end."""
         self._budget_bytes = config.memory_budget_bytes(total_ram_bytes())
         self._pool = Pool(
-            budget_bytes=self._budget_bytes,
-            max_queue=config.queue,
-            load_timeout_s=config.load_timeout_s,
+            Settings(
+                budget=self._budget,
+                max_queue=config.queue,
+                limits=Limits(config.load_timeout_s, config.hang_timeout_s),
+                sleep_after_s=config.sleep_after_s,
+                pins=_pins(config.pin),
+            ),
             logs_dir=paths.logs_dir,
+            pins_file=paths.state_dir / "pins.json",
         )
         dirs = config.models_dirs(paths.models_dir)
         self._registry = registry = Registry(dirs, paths.state_dir / "facts.json")
-        self._service = Service(registry, self._pool, config, self._budget_bytes)
+        wants = Wants(registry, TemporaryLedger(), config, self._budget_bytes)
+        self._service = Service(registry, self._pool, config, wants)
         self._jobs = Jobs()
         store = Store(dirs[0])
         self._library = Library(
@@ -80,9 +91,14 @@ class Daemon:
         try:
             await self._listen(runner)
             # Reading a thousand descriptions takes half a second: not while the first client waits for a list.
-            warming = asyncio.create_task(asyncio.to_thread(self._registry.list))
+            background = [
+                asyncio.create_task(asyncio.to_thread(self._registry.list)),
+                asyncio.create_task(self._pool.watch()),
+                asyncio.create_task(self._service.preload(self._config.preload)),
+            ]
             await self._signalled()
-            warming.cancel()
+            for task in background:
+                task.cancel()
             _log.info("draining: answers under way have %g s", self._config.drain_s)
         finally:
             await self._jobs.close()  # first: its watchers need no draining, and asking again goes on with the work
@@ -120,8 +136,13 @@ class Daemon:
         for task in unfinished:
             task.cancel()
 
+    def _budget(self, gpus: list[Gpu]) -> Footprint:
+        """What all models may take, on each device."""
+        config = self._config
+        return Footprint({RAM: self._budget_bytes, **{it.name: config.gpu_budget_bytes(it.total_bytes) for it in gpus}})
+
     def _health(self) -> dict[str, Any]:
-        workers = self._pool.snapshot()
+        workers = self._pool.snapshot().workers
         return {
             "version": __version__,
             "pid": os.getpid(),
@@ -133,6 +154,15 @@ class Daemon:
             "memory_budget_bytes": self._budget_bytes,
             "memory_used_bytes": sum(worker.n_bytes for worker in workers),
         }
+
+
+def _pins(names: list[str]) -> frozenset[str]:
+    """The configuration's pins as the fleet knows models. Raises ConfigError."""
+    try:
+        parsed = [parse_name(name) for name in names]
+    except BadRequest as error:
+        raise ConfigError(f"pin: {error.message}") from error
+    return frozenset(name.whole for name in parsed)
 
 
 def prepare(paths: Paths, config: Config) -> None:

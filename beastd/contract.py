@@ -104,6 +104,14 @@ class Message(Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=Tr
     """For role tool: the call it answers."""
 
 
+class AdapterAsk(Struct, frozen=True, forbid_unknown_fields=True):
+    """A LoRA adapter of the model that a request wants applied."""
+
+    name: str
+    scale: Annotated[float, Meta(ge=-1000.0, le=1000.0)] | None = None
+    """None: the model's own for it."""
+
+
 class AnswerRequest(Struct, kw_only=True, forbid_unknown_fields=True):
     """What generate and chat have in common."""
 
@@ -114,6 +122,8 @@ class AnswerRequest(Struct, kw_only=True, forbid_unknown_fields=True):
     format: str | dict[str, Any] | None = None
     """"json", or a JSON Schema."""
     options: Options | None = None
+    adapters: Annotated[list[AdapterAsk], Meta(max_length=8)] | None = None
+    """LoRA adapters to apply, in place of those that the model's name asks for or that are on by themselves."""
     keep_alive: float | str | None = None
     """Seconds, or a duration as in Go ("5m", "1h30m"); negative is for ever, 0 unloads after the answer."""
     think: bool | str | None = None
@@ -265,6 +275,8 @@ class MemoryNeed(Struct, frozen=True, kw_only=True):
     """"RAM" first, then every GPU that takes a part."""
     process_bytes: int
     """Main memory besides: interpreter, libraries, vocabulary, graphs."""
+    is_exact: bool = True
+    """llama.cpp's own simulation said so; False: it is an estimate."""
 
     @property
     def ram_bytes(self) -> int:

@@ -1,10 +1,10 @@
-"""Beast's verbs, free of HTTP: generate, chat, list, show, ps, unload."""
+"""Beast's verbs, free of HTTP: generate, chat, list, show, ps, load, unload, pin."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-import zlib
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -13,17 +13,29 @@ import msgspec
 
 from beastd import ipc
 from beastd.config import Config, parse_duration
-from beastd.contract import Answer, AnswerRequest, ChatRequest, Final, GenerateRequest, Loading, Message, Options, Piece
-from beastd.errors import BadModel, BadRequest, BeastError, Unsupported
-from beastd.fleet.memory import auto_parallel
-from beastd.fleet.pool import Pool, WorkerStatus
-from beastd.fleet.spec import WorkerSpec
+from beastd.contract import (
+    Answer,
+    AnswerRequest,
+    ChatRequest,
+    Final,
+    GenerateRequest,
+    Message,
+    Options,
+    Piece,
+    Waiting,
+)
+from beastd.errors import BadModel, BadRequest, BeastError, Conflict, Unsupported
+from beastd.fleet.pool import Pool
+from beastd.fleet.status import FleetStatus, WorkerStatus
 from beastd.registry.facts import Facts
 from beastd.registry.header import Header
 from beastd.registry.modelfile import Fields
 from beastd.registry.models import Listing, Model, Resolved, Variant
-from beastd.registry.names import ModelName
+from beastd.registry.names import AdapterName, ModelName
 from beastd.registry.registry import Registry
+from beastd.wants import Wants
+
+_log = logging.getLogger(__name__)
 
 _SAMPLING_FIELDS = frozenset(ipc.Sampling.__struct_fields__)
 
@@ -60,11 +72,11 @@ class Running:
 class Service:
     """What a client may ask for. Owns nothing but the way from a request to a worker."""
 
-    def __init__(self, registry: Registry, pool: Pool, config: Config, budget_bytes: int) -> None:
+    def __init__(self, registry: Registry, pool: Pool, config: Config, wants: Wants) -> None:
         self._registry = registry
         self._pool = pool
         self._config = config
-        self._budget_bytes = budget_bytes
+        self._wants = wants
 
     # --- answers ---
 
@@ -89,22 +101,20 @@ class Service:
     async def _answer(self, request: AnswerRequest, prompt: ipc.Prompt | None) -> AsyncGenerator[Answer, None]:
         start_ns = time.monotonic_ns()
         _check(request)
-        resolved = self._registry.resolve(request.model, self._config.default_model)
-        keep_alive_s = self._keep_alive_s(request.keep_alive)
+        resolved = self._resolve(request)
+        keep_alive_s = self._keep_alive_s(request, resolved.model.fields)
         if prompt is None and keep_alive_s == 0:
             await self.unload(resolved.model.name, resolved.name.variant)
             yield Final(reason="unload")
             return
         options = _merged(resolved.model.fields.parameters, request.options)
-        spec = await self._spec(resolved, options.num_ctx)
-        async with self._pool.lease(spec, keep_alive_s) as lease:
-            async for fraction in lease.loading():
-                yield Loading(fraction)
-            load_ns = int(lease.load_s * 1e9)
+        want = await self._wants.of(resolved, options.num_ctx)
+        async with self._pool.lease(want, keep_alive_s) as lease:
+            async for news in lease.waiting():
+                yield news
+            load_ns, variant = int(lease.load_s * 1e9), lease.worker.spec.variant
             if prompt is None:
-                yield Final(
-                    reason="load", variant=spec.variant, load_ns=load_ns, total_ns=time.monotonic_ns() - start_ns
-                )
+                yield Final(reason="load", variant=variant, load_ns=load_ns, total_ns=time.monotonic_ns() - start_ns)
                 return
             if request.think and not lease.worker.ready.can_think:
                 raise Unsupported(
@@ -112,66 +122,59 @@ class Service:
                 )
             async with aclosing(lease.worker.generate(_submit(request, resolved, options, prompt))) as deltas:
                 async for delta in deltas:
+                    if delta.n_ahead is not None:
+                        yield Waiting(delta.n_ahead + 1, f"one of {resolved.model.name}'s sequences to be free")
                     if delta.text or delta.thinking or delta.logprobs:
                         yield Piece(text=delta.text, thinking=delta.thinking, logprobs=delta.logprobs)
                     if delta.final:
                         yield msgspec.structs.replace(
                             delta.final,
-                            variant=spec.variant,
                             load_ns=load_ns,
                             total_ns=time.monotonic_ns() - start_ns,
                         )
 
-    async def _spec(self, resolved: Resolved, num_ctx: int | None) -> WorkerSpec:
-        """The worker this request needs."""
-        config, variant = self._config, resolved.variant
-        shape = await asyncio.to_thread(self._registry.shape, variant.files)
-        if num_ctx and num_ctx > shape.n_ctx_train:
-            raise BadRequest(
-                f"num_ctx {num_ctx} is more than the {shape.n_ctx_train} tokens {resolved.name} was trained for; "
-                f"ask for {shape.n_ctx_train} or fewer"
-            )
-        n_ctx = min(num_ctx or config.context, shape.n_ctx_train)
-        parallel = config.parallel
-        if parallel == "auto":
-            parallel = auto_parallel(shape, n_ctx, config.kv_type, self._budget_bytes // 2, most=MOST_PARALLEL)
-        return WorkerSpec(
-            key=f"{resolved.model.name}@{variant.name}#{variant.digest}#{_crc(resolved.model.fields.template)}",
-            name=str(resolved.model.name),
-            variant=variant.name,
-            paths=tuple(map(str, variant.files)),
-            template=resolved.model.fields.template,
-            shape=shape,
-            settings=ipc.LoadSettings(
-                n_ctx=n_ctx,
-                n_parallel=parallel,
-                n_batch=config.batch,
-                n_threads=config.threads,
-                n_gpu_layers=config.gpu_layers,
-                flash_attn=config.flash_attn,
-                kv_type=config.kv_type,
-                kv_layout=config.kv_layout,
-                mmap=config.mmap,
-                step_ms=config.step_ms,
-            ),
-        )
+    def _resolve(self, request: AnswerRequest) -> Resolved:
+        asked = request.adapters
+        adapters = None if asked is None else [AdapterName(it.name, it.scale) for it in asked]
+        return self._registry.resolve(request.model, self._config.default_model, adapters)
 
-    def _keep_alive_s(self, value: float | str | None) -> float:
-        return self._config.keep_alive_s if value is None else parse_duration(value)
+    def _keep_alive_s(self, request: AnswerRequest, fields: Fields) -> float:
+        given = (request.keep_alive, fields.keep_alive, self._config.keep_alive)
+        return parse_duration(next(value for value in given if value is not None))
+
+    async def preload(self, names: Sequence[str]) -> None:
+        """Load these models one after another; one that fails is told in the log, and hinders no other."""
+        for name in names:
+            try:
+                async for _ in self.generate(GenerateRequest(model=name)):
+                    pass
+            except BeastError as error:
+                _log.warning("cannot preload %s: %s", name, error.message)
+
+    async def pin(self, name: str, *, is_pinned: bool) -> str:
+        """Have a model, or the variant that is named, never leave memory once it is loaded; or let it. Its full name.
+
+        Raises ModelNotFound for a model to be pinned; Conflict where its modelfile or the configuration pins it.
+        """
+        resolved = self._registry.resolve(name, self._config.default_model)
+        if not is_pinned and resolved.model.fields.pinned:
+            raise Conflict(f"{resolved.model.name} is pinned by its modelfile: `beast edit` takes `pinned` out there")
+        self._pool.pin(resolved.name.whole, is_pinned=is_pinned)
+        return resolved.name.whole
 
     async def unload(self, model: ModelName, variant: str | None) -> None:
         """Unload the named variant, or every loaded variant of the model."""
-        for status in self._pool.snapshot():
+        for status in self._pool.snapshot().workers:
             if status.name == str(model) and variant in {None, status.variant}:
-                await self._pool.unload(status.key)
+                await self._pool.unload(status.id)
 
     async def unload_all(self) -> bool:
         """Unload every model; False, and nothing is unloaded, when one is in use or loading."""
-        workers = self._pool.snapshot()
+        workers = self._pool.snapshot().workers
         if any(status.n_leases or status.state == "loading" for status in workers):
             return False
         for status in workers:
-            await self._pool.unload(status.key)
+            await self._pool.unload(status.id, even_pinned=True)
         return True
 
     # --- models ---
@@ -208,7 +211,11 @@ class Service:
 
     async def ps(self) -> Sequence[Running]:
         """What is loaded, loading or stopping."""
-        return [Running(status, await self._try_show(status)) for status in self._pool.snapshot()]
+        return [Running(status, await self._try_show(status)) for status in self._pool.snapshot().workers]
+
+    def fleet(self) -> FleetStatus:
+        """Everything about the fleet: workers, who waits and for what, and what was decided of late."""
+        return self._pool.snapshot()
 
     async def _try_show(self, status: WorkerStatus) -> Shown | None:
         try:
@@ -221,9 +228,6 @@ class Service:
         """The model of a request that names none."""
         return self._config.default_model
 
-
-MOST_PARALLEL = 8
-"""Sequences at once where the configuration says auto: each reserves its whole context."""
 
 _NO_IMAGES = "Beast does not read images yet; leave images out"
 
@@ -281,10 +285,6 @@ def _with_defaults(messages: list[Message], fields: Fields) -> list[Message]:
     asked, rest = ([messages[0]], messages[1:]) if messages[0].role == "system" else ([], messages)
     own = [Message(role="system", content=fields.system)] if fields.system else []
     return [*(asked or own), *fields.messages, *rest]
-
-
-def _crc(text: str | None) -> str:
-    return f"{zlib.crc32((text or '').encode()):08x}"
 
 
 def _merged(defaults: Options, asked: Options | None) -> Options:

@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 import itertools
 import logging
+import math
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -28,8 +29,9 @@ def error_body(error: BeastError) -> dict[str, Any]:
 
 
 def error_response(error: BeastError) -> web.Response:
-    """The error with its HTTP status; a retryable one says when."""
-    headers = {"Retry-After": "1"} if error.status == 503 else None
+    """The error with its HTTP status; one that passes says when."""
+    wait_s = error.retry_after_s or (1.0 if error.status == 503 else None)
+    headers = {hdrs.RETRY_AFTER: str(math.ceil(wait_s))} if wait_s else None
     return web.Response(
         body=msgspec.json.encode(error_body(error)),
         status=error.status,

@@ -43,6 +43,13 @@ class ShowRequest(msgspec.Struct, forbid_unknown_fields=True):
     options: None = None
 
 
+class PinRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """POST /api/pin."""
+
+    model: str
+    pinned: bool = True
+
+
 async def generate(request: web.Request) -> web.StreamResponse:
     """POST /api/generate."""
     asked = await body(request, GenerateRequest)
@@ -98,7 +105,21 @@ async def show(request: web.Request) -> web.Response:
 
 async def ps(request: web.Request) -> web.Response:
     """GET /api/ps."""
-    return json_response({"models": [_process(running) for running in await request.app[SERVICE].ps()]})
+    service = request.app[SERVICE]
+    models = [_process(running) for running in await service.ps()]
+    return json_response({"models": models, "waiting": service.fleet().line})
+
+
+async def fleet(request: web.Request) -> web.Response:
+    """GET /api/fleet: what ps tells and why: the budget, who waits for what, what was decided of late."""
+    return json_response(request.app[SERVICE].fleet())
+
+
+async def pin(request: web.Request) -> web.Response:
+    """POST /api/pin: a model, or the variant that is named, never leaves memory once it is loaded, or may again."""
+    asked = await body(request, PinRequest)
+    name = await request.app[SERVICE].pin(asked.model, is_pinned=asked.pinned)
+    return json_response({"model": name, "pinned": asked.pinned})
 
 
 async def version(_request: web.Request) -> web.Response:
@@ -177,6 +198,8 @@ def _ending(final: Final, field: str) -> dict[str, Any]:
     if final.reason == "unload":
         return ending
     ending |= {"total_duration": final.total_ns, "load_duration": final.load_ns, "variant": final.variant}
+    if final.variants:
+        ending["variants"] = final.variants
     if final.reason == "load":
         return ending
     ending |= {
@@ -281,6 +304,11 @@ def _process(running: Running) -> dict[str, Any]:
         "n_parallel": status.n_parallel,
         "pid": status.pid,
         "load_s": round(status.load_s, 3),
+        "kv_type": status.kv_type,
+        "n_waiting": status.n_waiters + max(0, status.n_leases - status.n_parallel),
+        "is_pinned": status.is_pinned,
+        "best_variant": status.best_variant,
+        "becomes": status.becomes,
     }
 
 

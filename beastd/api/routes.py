@@ -38,6 +38,8 @@ def make_app(
     app.router.add_get("/api/tags", native.tags)
     app.router.add_post("/api/show", native.show)
     app.router.add_get("/api/ps", native.ps)
+    app.router.add_get("/api/fleet", native.fleet)
+    app.router.add_post("/api/pin", native.pin)
     app.router.add_get("/api/version", native.version)
     app.router.add_post("/api/pull", shelf.pull)
     app.router.add_get("/api/search", shelf.search)

@@ -1,4 +1,4 @@
-"""What the fleet keeps about each worker and about each load that waits."""
+"""What the fleet keeps about each worker and about each model that waits for memory."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import enum
 import math
 from dataclasses import dataclass, field
 
-from beastd.fleet.policy import Tenant, Use
-from beastd.fleet.spec import WorkerSpec
+from beastd.fleet.footprint import Footprint
+from beastd.fleet.spec import Want, WorkerSpec
 
 Ticket = int
 """A request's number, chosen by the caller, unique for ever."""
@@ -18,50 +18,137 @@ class State(enum.Enum):
 
     LOADING = "loading"
     READY = "ready"
+    CHANGING = "changing"
+    """It takes another shape in place; its answers go on when it has it."""
     STOPPING = "stopping"
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a worker is, or is to become."""
+
+    spec: WorkerSpec
+    is_asleep: bool = False
+
+    @property
+    def expected(self) -> Footprint:
+        """What it takes by what was computed of it."""
+        return self.spec.weights + self.spec.process if self.is_asleep else self.spec.need
+
+    def way_to(self, other: Shape) -> str:
+        """What a change to the other shape is called."""
+        if self.is_asleep != other.is_asleep:
+            return "sleep" if other.is_asleep else "wake"
+        if self.spec.key == other.spec.key:
+            return "grow"
+        return "step_down" if other.spec.weights.total_bytes < self.spec.weights.total_bytes else "step_up"
+
+
+@dataclass(slots=True, eq=False)
 class Entry:
     """A worker and who holds it. Only the fleet writes here."""
 
-    spec: WorkerSpec
+    id: int
+    shape: Shape
     order: int
     """When its load was first asked for, among all loads."""
-    n_bytes: int
-    """Estimated while it loads, then what it really holds."""
-    n_ctx: int
-    waiters: dict[Ticket, None]
-    """Joined to its load, in order of arrival."""
+    ladder: tuple[WorkerSpec, ...]
+    """The variants it may run in, the best first; itself alone where the quality is fixed."""
+    holds: Footprint
+    """Computed while it loads or changes, the larger of both shapes then; else what it really holds."""
+    waiters: dict[Ticket, Want]
+    """Joined to its load or change, in order of arrival."""
+    leases: dict[Ticket, Want] = field(default_factory=dict)
+    """In order of their grant."""
     state: State = State.LOADING
-    leases: set[Ticket] = field(default_factory=set)
+    target: Shape | None = None
+    """What it becomes, while it changes."""
     is_unloading: bool = False
     """To stop when its answers have ended."""
     idle_since: float = 0.0
-    expires_at: float = math.inf
-    """When it stops if nobody comes, in the clock of ``now``; only meaningful while it is idle."""
+    keep_alive_s: float = 0.0
+    """Of the last answer; only meaningful while it is idle."""
+    hold_still_until: float = -math.inf
+    """A change has failed: no other is tried before."""
+
+    @property
+    def spec(self) -> WorkerSpec:
+        """What it is loaded with."""
+        return self.shape.spec
+
+    @property
+    def is_asleep(self) -> bool:
+        """It has its weights, and no KV cache."""
+        return self.shape.is_asleep
 
     @property
     def is_idle(self) -> bool:
-        """Loaded, and nobody uses it."""
-        return self.state is State.READY and not self.leases
+        """Loaded, and nobody uses it or waits for it."""
+        return self.state is State.READY and not self.leases and not self.waiters
 
     @property
-    def n_waiting(self) -> int:
-        """Requests that wait for the load, or for a sequence: more hold a lease than it runs at once."""
-        return len(self.waiters) + max(0, len(self.leases) - self.spec.settings.n_parallel)
+    def expires_at(self) -> float:
+        """When it stops if nobody comes; only meaningful while it is idle."""
+        return self.idle_since + self.keep_alive_s
 
-    def tenant(self) -> Tenant:
-        """The worker as the policy sees it."""
-        use = Use.LEAVING if self.state is State.STOPPING else Use.IDLE if self.is_idle else Use.HELD
-        return Tenant(self.spec.key, self.n_bytes, use, self.idle_since)
+    @property
+    def n_queued(self) -> int:
+        """Requests that hold a lease and wait for a sequence: more do than it runs at once."""
+        return max(0, len(self.leases) - self.spec.settings.n_parallel)
+
+    @property
+    def freeing(self) -> Footprint:
+        """What comes free by itself: it is stopping, or becoming smaller."""
+        if self.state is State.STOPPING:
+            return self.holds
+        return Footprint() if self.target is None else self.holds - self.would_hold(self.target).or_less(self.holds)
+
+    def would_hold(self, shape: Shape) -> Footprint:
+        """What it would hold in another shape, by what it holds now and what was computed of both."""
+        return (self.holds + shape.expected - self.shape.expected).or_more({})
+
+    def can_step_up(self, now: float) -> bool:
+        """Whether it may be asked to become a better variant."""
+        return self.state is State.READY and not self.is_asleep and self.hold_still_until <= now
+
+    @property
+    def shapes(self) -> tuple[Shape, ...]:
+        """What it is, and what it becomes."""
+        return (self.shape,) if self.target is None else (self.shape, self.target)
+
+    def answers(self, want: Want) -> bool:
+        """Whether the request can be answered by what it is, and what it becomes."""
+        return all(
+            not shape.is_asleep and want.rung(shape.spec.key) is not None and want.n_ctx <= shape.spec.settings.n_ctx
+            for shape in self.shapes
+        )
+
+    def will_answer(self, want: Want) -> bool:
+        """Whether the request can be answered once it has become what it becomes."""
+        last = self.shapes[-1]
+        return not last.is_asleep and want.rung(last.spec.key) is not None and want.n_ctx <= last.spec.settings.n_ctx
+
+    def lower_rungs(self) -> list[WorkerSpec]:
+        """Smaller variants it could step down to without leaving anybody who uses it, the best first."""
+        return [rung for rung in self._rungs_for_all() if rung.weights.total_bytes < self.spec.weights.total_bytes]
+
+    def higher_rungs(self) -> list[WorkerSpec]:
+        """Better variants it could step up to, the best first."""
+        return [rung for rung in self._rungs_for_all() if rung.weights.total_bytes > self.spec.weights.total_bytes]
+
+    def _rungs_for_all(self) -> list[WorkerSpec]:
+        users = (*self.leases.values(), *self.waiters.values())
+        return [
+            rung.shaped_as(self.spec)
+            for rung in self.ladder
+            if rung.key != self.spec.key and all(want.rung(rung.key) for want in users)
+        ]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Claim:
-    """A place in the line: a model to load as soon as there is room, and who waits for it."""
+    """A place in the line: a model that needs memory, and who waits for it."""
 
-    spec: WorkerSpec
+    want: Want
     order: int
-    need_bytes: int
-    tickets: dict[Ticket, None]
+    tickets: dict[Ticket, Want]

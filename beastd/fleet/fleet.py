@@ -3,14 +3,14 @@
 Events come in through ``on_*``, effects go out through ``Effects``; time and bytes are arguments. Every request
 ends in exactly one of granted, refused or cancelled:
 
-- its model is loaded and large enough, and nobody waits for it to change: granted at once;
-- its model is being loaded: it joins that load;
-- otherwise it joins its model's place in the line of cold loads, or takes one at the end. The line is served
+- a worker that can answer it is there, and nobody has told it to go: granted at once;
+- one is being loaded, or is becoming what the request needs: it joins;
+- otherwise it joins its model's place in the line for memory, or takes one at the end. The line is served
   oldest first, whenever memory, a worker or an answer comes to an end.
 
-A worker is replaced, not changed: a request for more context than it has puts its model in the line, and from
-then on the worker takes nobody new, ends its answers, stops, and starts again with the most context asked. So
-context only grows, and clients that disagree about it cannot make a model reload back and forth.
+A worker that has the wrong shape (too little context, asleep, a smaller variant than the request insists on) changes
+in place, and its answers go on in the new one. Context only grows, so clients that disagree about it cannot make a
+model change back and forth.
 """
 
 from __future__ import annotations
@@ -19,250 +19,491 @@ import itertools
 import math
 from collections.abc import Iterable
 
-from beastd.errors import BeastError
-from beastd.fleet import memory, policy, refusals
+from beastd.errors import BeastError, DoesNotFit, OutOfMemory
+from beastd.fleet import policy, refusals
+from beastd.fleet.cooling import Cooling, Failure
 from beastd.fleet.effects import Effects
-from beastd.fleet.entry import Claim, Entry, State, Ticket
-from beastd.fleet.policy import Verdict
-from beastd.fleet.spec import WorkerSpec
+from beastd.fleet.entry import Claim, Entry, Shape, State, Ticket
+from beastd.fleet.footprint import Footprint
+from beastd.fleet.journal import Journal
+from beastd.fleet.line import Line
+from beastd.fleet.policy import Act, Verdict
+from beastd.fleet.roster import Roster
+from beastd.fleet.spec import Want, WorkerSpec
+
+STEP_UP_AFTER_S = 30.0
+"""Without any pressure for so long, a model that was stepped down may step up again."""
+STEP_UP_MARGIN = 0.05
+"""A part of the budget that must stay free then, so that the next small need does not step it down again."""
+HOLD_STILL_S = 60.0
+"""A worker whose change has failed is not asked to change again for so long."""
 
 
 class Fleet:
     """The queue, the leases, keep-alive and the memory ledger."""
 
-    def __init__(self, effects: Effects, *, budget_bytes: int, max_queue: int) -> None:
+    def __init__(
+        self,
+        effects: Effects,
+        *,
+        budget: Footprint,
+        max_queue: int,
+        sleep_after_s: float = math.inf,
+        rank: policy.Rank = policy.by_cost,
+    ) -> None:
         self._effects = effects
-        self._budget_bytes = budget_bytes
         self._max_queue = max_queue
-        self._live: dict[str, Entry] = {}
-        self._line: dict[str, Claim] = {}
-        """Insertion order is the order of service."""
-        self._keys: dict[Ticket, str] = {}
+        self._sleep_after_s = sleep_after_s
+        self.roster = Roster(budget, rank)
+        self.line = Line()
+        self.cooling = Cooling()
+        self.journal = Journal()
+        self._places: dict[Ticket, Entry | Claim] = {}
         """Where each request that waits or holds a lease is to be found."""
-        self._orders = itertools.count()
+        self._numbers = itertools.count()
         self._closed: BeastError | None = None
+        self._now = -math.inf
+        """Of the event that is being handled."""
+        self._step_up_at = math.inf
 
-    def entries(self) -> tuple[Entry, ...]:
-        """The workers there are, to look at."""
-        return tuple(self._live.values())
+    # --- to look at ---
+
+    def place(self, ticket: Ticket) -> Entry | Claim | None:
+        """The worker that a request holds or has joined, or its place in line; None when it has ended."""
+        return self._places.get(ticket)
 
     def next_deadline(self) -> float | None:
         """When on_tick has something to do; None if nothing expires."""
-        deadlines = (entry.expires_at for entry in self._live.values() if entry.is_idle)
+        deadlines = [self._next_end(entry) for entry in self.roster]
+        if any(self.roster.higher(entry) for entry in self.roster):
+            deadlines.append(self._step_up_at)
         return min((at for at in deadlines if at < math.inf), default=None)
 
     # --- requests ---
 
-    def on_request(self, ticket: Ticket, spec: WorkerSpec) -> None:
-        """A request wants a worker for this spec."""
-        entry = self._live.get(spec.key)
+    def on_request(self, ticket: Ticket, want: Want, now: float) -> None:
+        """A request wants a worker."""
+        self._now = now
         if self._closed:
             self._effects.refuse(ticket, self._closed)
-        elif entry is not None and self._can_serve(entry, spec):
-            self._join(ticket, entry)
+            return
+        self.roster.demand.note(want.best.key, now)
+        entry = self.roster.serving(want)
+        if entry is None:
+            self._queue(ticket, want)
+        elif self._is_full() and not _has_slot(entry, want):
+            self._refuse(ticket, refusals.overloaded(want.best, self._max_queue))
         else:
-            self._queue(ticket, spec, entry)
+            self._seat(ticket, want, entry)
 
-    def on_cancel(self, ticket: Ticket) -> None:
+    def on_cancel(self, ticket: Ticket, now: float) -> None:
         """A request that was not granted no longer waits. The last one to leave a load ends it."""
-        key = self._keys.pop(ticket, None)
-        if key is None:
-            return  # it was refused
-        claim = self._line.get(key)
-        if claim is not None and ticket in claim.tickets:
-            self._leave_line(ticket, claim)
-        else:
-            entry = self._live[key]
-            del entry.waiters[ticket]
-            if not entry.waiters:
-                self._stop(entry)
+        self._now = now
+        place = self._places.pop(ticket, None)
+        if isinstance(place, Claim):
+            self.line.leave(ticket, place)
+        elif place is not None:
+            del place.waiters[ticket]
+            if place.state is State.LOADING and not place.waiters:
+                self._stop(place)
         self._serve_line()
 
     def on_release(self, ticket: Ticket, keep_alive_s: float, now: float) -> None:
         """A granted request ended. After a worker's last, it stays keep_alive_s seconds (inf: for ever, 0: leaves)."""
-        key = self._keys.pop(ticket, None)
-        if key is None:
+        self._now = now
+        entry = self._places.pop(ticket, None)
+        if entry is None:
             return  # its worker went first
-        entry = self._live[key]
-        entry.leases.remove(ticket)
+        assert isinstance(entry, Entry), "it was granted"
+        del entry.leases[ticket]
         if not entry.leases:
-            entry.idle_since = now
-            entry.expires_at = now + keep_alive_s
-            if entry.state is State.READY and (entry.expires_at <= now or self._is_retiring(entry)):
-                self._stop(entry)
+            entry.idle_since, entry.keep_alive_s = now, keep_alive_s
+        self._rest(entry)
         self._serve_line()
 
     # --- workers ---
 
-    def on_ready(self, key: str, resident_bytes: int, n_ctx: int) -> None:
-        """A load ended well: the worker really holds resident_bytes, and n_ctx tokens a request."""
-        entry = self._live[key]
-        if entry.state is State.STOPPING:
-            return
-        entry.state = State.READY
-        entry.n_bytes = resident_bytes
-        # A model may give less than was asked; asking again would not make it more.
-        entry.n_ctx = max(entry.n_ctx, n_ctx)
-        for ticket in entry.waiters:
-            self._grant(ticket, entry)
+    def on_ready(self, id_: int, holds: Footprint, load_s: float, now: float) -> None:
+        """A load that took load_s seconds ended well: the worker really holds so much."""
+        self._now = now
+        entry = self.roster[id_]
+        self.roster.load_s[entry.spec.key] = load_s
+        self.cooling.on_success(entry.spec.key)
+        entry.idle_since = now
+        self._settle(entry, holds)
+
+    def on_reshaped(self, id_: int, holds: Footprint, now: float) -> None:
+        """A worker has become what it was to become, and really holds so much."""
+        self._now = now
+        entry = self.roster[id_]
+        assert entry.target, "it was told to change"
+        entry.shape, entry.target = entry.target, None
+        self.cooling.on_success(_change_of(entry.spec))
+        self._settle(entry, holds)
+
+    def on_reshape_failed(self, id_: int, error: BeastError, holds: Footprint, now: float) -> None:
+        """A worker could not become what it was to become, and is what it was."""
+        self._now = now
+        entry = self.roster[id_]
+        assert entry.target, "it was told to change"
+        self._note("change_failed", entry.spec, error.message)
+        self.cooling.on_failure(_change_of(entry.target.spec), error, now)
+        entry.target, entry.hold_still_until = None, now + HOLD_STILL_S
+        self._refuse_all(entry.waiters, error)
         entry.waiters = {}
-        self._evict(self._plan(0))  # it may hold more than it said
+        self._settle(entry, holds)
+
+    def on_load_failed(self, id_: int, error: BeastError, now: float) -> None:
+        """A load ended without a worker, and no process is left of it."""
+        self._now = now
+        entry = self.roster.pop(id_)
+        smaller = _smaller(entry) if isinstance(error, OutOfMemory) else None
+        if entry.state is State.STOPPING:
+            self._refuse_all(entry.waiters, error)
+        elif smaller is not None:
+            self._note("retry", smaller.best, f"{entry.spec.label} ran out of memory: {error.message}")
+            self._line_up_smaller(entry, smaller, error)
+        else:
+            failure = self.cooling.on_failure(entry.spec.key, error, now)
+            self._note("cool_down", entry.spec, f"for {failure.until - now:.0f} s: {error.message}")
+            self._refuse_all(entry.waiters, error)
         self._serve_line()
 
-    def on_load_failed(self, key: str, error: BeastError) -> None:
-        """A load ended without a worker, and no process is left of it."""
-        for ticket in self._live[key].waiters:
-            self._refuse(ticket, error)
-        self._forget(key)
-
-    def on_died(self, key: str) -> None:
+    def on_died(self, id_: int, now: float) -> None:
         """A loaded worker's process is gone. Its requests learn it from the worker; their leases are void."""
-        self._forget(key)
+        self._now = now
+        entry = self.roster.pop(id_)
+        for ticket in entry.leases:
+            self._places.pop(ticket, None)
+        for ticket, want in entry.waiters.items():  # they hold nothing of it: a fresh worker answers them
+            self._line_up(ticket, want, entry.order)
+        self._serve_line()
 
-    def on_stopped(self, key: str) -> None:
+    def on_stopped(self, id_: int, now: float) -> None:
         """A worker that was told to stop is gone."""
-        self._forget(key)
+        self.on_died(id_, now)
 
-    def on_unload(self, key: str) -> bool:
-        """Someone wants the model out: now if it is idle, else when its answers have ended. False: it has no worker."""
-        entry = self._live.get(key)
+    def on_measured(self, id_: int, holds: Footprint, now: float) -> None:
+        """A worker really holds so much."""
+        self._now = now
+        entry = self.roster.get(id_)
+        if entry is not None and entry.state is State.READY:
+            entry.holds = holds
+            self._relieve()
+
+    # --- people and time ---
+
+    def on_budget(self, budget: Footprint, now: float) -> None:
+        """So much may be held from now on: the configuration's, less what other programs need of it."""
+        self._now = now
+        has_grown = not budget.fits_in(self.roster.budget)
+        self.roster.budget = budget
+        self._relieve()
+        if has_grown:
+            self._serve_line()
+
+    def on_pins(self, names: frozenset[str], now: float) -> None:
+        """These models ("cub:latest") and variants ("cub:latest@q8_0") never leave from now on; others may."""
+        self._now = now
+        self.roster.pins = frozenset(name.lower() for name in names)
+        self._serve_line()
+
+    def on_unload(self, id_: int, now: float) -> bool:
+        """Someone wants the worker out: now if it is idle, else when its answers have ended. False: it is gone."""
+        self._now = now
+        entry = self.roster.get(id_)
         if entry is None or entry.state is State.STOPPING:
             return False
         entry.is_unloading = True
-        if entry.is_idle:
-            self._stop(entry)
+        self._rest(entry)
         return True
 
     def on_tick(self, now: float) -> None:
-        """Time has passed: idle workers whose keep-alive ran out stop."""
-        for entry in self._live.values():
-            if entry.is_idle and entry.expires_at <= now:
-                self._stop(entry)
+        """Time has passed: idle workers whose keep-alive ran out stop, others go to sleep or step up."""
+        self._now = now
+        for entry in self.roster:
+            self._rest(entry)
+        if self._step_up_at <= now:
+            self._step_up_at = now + STEP_UP_AFTER_S
+            self._step_up()
 
-    def on_close(self, error: BeastError) -> None:
+    def on_close(self, error: BeastError, now: float) -> None:
         """Everything ends: who waits is refused with this error, as is who comes later, and every worker stops."""
+        self._now = now
         self._closed = error
-        waiting = [*self._line.values()]
-        self._line.clear()
-        for claim in waiting:
+        for claim in self.line.clear():
             self._refuse_all(claim.tickets, error)
-        for entry in self._live.values():
+        for entry in self.roster:
             self._refuse_all(entry.waiters, error)
             entry.waiters = {}
             if entry.state is not State.STOPPING:
                 self._stop(entry)
 
-    # --- rules ---
-
-    def _is_retiring(self, entry: Entry) -> bool:
-        """It takes nobody new: someone unloads it, or a larger one of the same model waits in line."""
-        return entry.is_unloading or entry.spec.key in self._line
-
-    def _can_serve(self, entry: Entry, spec: WorkerSpec) -> bool:
-        is_staying = entry.state is not State.STOPPING and not self._is_retiring(entry)
-        return is_staying and spec.settings.n_ctx <= entry.n_ctx
+    # --- taking a request ---
 
     def _is_full(self) -> bool:
         """Whether as many requests wait as may: in line, for a load, or for a sequence of a loaded worker."""
-        n_in_line = sum(len(claim.tickets) for claim in self._line.values())
-        return n_in_line + sum(entry.n_waiting for entry in self._live.values()) >= self._max_queue
+        n_at_workers = sum(len(entry.waiters) + entry.n_queued for entry in self.roster)
+        return self.line.n_waiting + n_at_workers >= self._max_queue
 
-    def _plan(self, need_bytes: int, promised_bytes: int = 0) -> policy.Plan:
-        tenants = [entry.tenant() for entry in self._live.values()]
-        return policy.plan(need_bytes, self._budget_bytes - promised_bytes, tenants)
-
-    # --- steps ---
-
-    def _join(self, ticket: Ticket, entry: Entry) -> None:
-        has_slot = entry.state is State.READY and len(entry.leases) < entry.spec.settings.n_parallel
-        if not has_slot and self._is_full():
-            self._refuse(ticket, refusals.overloaded(entry.spec, self._max_queue))
-        elif entry.state is State.READY:
-            self._grant(ticket, entry)
+    def _seat(self, ticket: Ticket, want: Want, entry: Entry) -> None:
+        """Give the request the worker, now or when it is what the request needs."""
+        if len(want.rungs) > len(entry.ladder):
+            entry.ladder = want.rungs
+        self._places[ticket] = entry
+        if entry.state is State.LOADING or not entry.answers(want):
+            entry.waiters[ticket] = want
         else:
-            entry.waiters[ticket] = None
-            self._keys[ticket] = entry.spec.key
+            entry.leases[ticket] = want
+            self._effects.grant(ticket, entry.id)
 
-    def _queue(self, ticket: Ticket, spec: WorkerSpec, entry: Entry | None) -> None:
-        need_bytes = memory.need_bytes(spec.shape, spec.settings)
-        if need_bytes > self._budget_bytes:
-            self._refuse(ticket, refusals.does_not_fit(spec, need_bytes, self._budget_bytes))
+    def _queue(self, ticket: Ticket, want: Want) -> None:
+        """Put the request in line, unless there is no point in it."""
+        failures = {rung.key: self._resting(rung) for rung in want.rungs}
+        rungs = tuple(rung for rung in want.rungs if failures[rung.key] is None)
+        if not rungs:
+            failure = failures[want.best.key]
+            assert failure, "all of them rest"
+            self._refuse(ticket, refusals.cooling_down(want.best, failure, self._now))
             return
-        if self._is_full():
-            self._refuse(ticket, refusals.overloaded(spec, self._max_queue))
-            return
-        claim = self._line.setdefault(spec.key, Claim(spec, next(self._orders), need_bytes, {}))
-        if spec.settings.n_ctx > claim.spec.settings.n_ctx:
-            claim.spec, claim.need_bytes = spec, need_bytes
-        claim.tickets[ticket] = None
-        self._keys[ticket] = spec.key
-        if entry is not None and entry.is_idle:
-            self._stop(entry)
-        self._serve_line()
+        if error := self._impossible(Want(rungs)):
+            self._refuse(ticket, error)
+        elif self._is_full():
+            self._refuse(ticket, refusals.overloaded(want.best, self._max_queue))
+        else:
+            self._line_up(ticket, Want(rungs), next(self._numbers))
+            self._serve_line()
+
+    def _impossible(self, want: Want) -> DoesNotFit | None:
+        """Why no waiting would help; None if it would."""
+        room, pinned = self.roster.room_for(want)
+        if want.rungs[-1].need.fits_in(room):
+            return None
+        return refusals.does_not_fit(want.rungs[-1], self.roster.budget, pinned)
+
+    def _resting(self, spec: WorkerSpec) -> Failure | None:
+        """The failure that speaks against trying this now: of a load, or of a loaded worker's change."""
+        key = _change_of(spec) if self.roster.staying(spec.key) else spec.key
+        return self.cooling.resting(key, self._now)
+
+    def _line_up(self, ticket: Ticket, want: Want, order: int) -> None:
+        self._places[ticket] = self.line.add(ticket, want, order)
+
+    def _line_up_smaller(self, entry: Entry, smaller: Want, error: BeastError) -> None:
+        """Who waited for a worker that did not fit waits for a smaller one, where that answers them."""
+        for ticket, asked in entry.waiters.items():
+            rungs = tuple(rung for rung in smaller.rungs if asked.rung(rung.key))
+            if rungs:
+                self._line_up(ticket, Want(rungs), entry.order)
+            else:
+                self._refuse(ticket, error)
+
+    # --- serving the line ---
 
     def _serve_line(self) -> None:
-        """Start every load in the line that may start, oldest first, and make room for those that may get it.
+        """Start every load and change in the line that may start, and make room for those that may get it.
 
-        Loads behind one that waits for answers to end may pass it, but only into memory that they and it can
+        Those behind one that waits for answers to end may pass it, but only into memory that they and it can
         share, so that they never make it wait longer than the answers of today.
         """
-        promised_bytes = 0  # comes free soon, and belongs to older loads
+        promised = Footprint()  # comes free soon, and belongs to older ones
         blocked: list[Claim] = []
-        for claim in list(self._line.values()):
-            entry = self._live.get(claim.spec.key)
-            is_in_use = entry is not None and entry.state is not State.STOPPING
-            if is_in_use or (blocked and not self._may_pass(claim, blocked, promised_bytes)):
-                blocked.append(claim)
+        for claim in self.line:
+            if entry := self.roster.serving(claim.want):
+                self.line.take(claim)
+                for ticket, want in claim.tickets.items():
+                    self._seat(ticket, want, entry)
                 continue
-            plan = self._plan(claim.need_bytes, promised_bytes)
-            if plan.verdict in (Verdict.WAIT, Verdict.IMPOSSIBLE):
+            if error := self._impossible(claim.want):  # the budget has shrunk, or another model was pinned
+                self.line.take(claim)
+                self._refuse_all(claim.tickets, error)
+                continue
+            can_try = not blocked or self._may_pass(claim, blocked, promised)
+            coming = self._try_advance(claim, promised) if can_try else None
+            if coming is None:
                 blocked.append(claim)
-            elif plan.verdict is Verdict.START and entry is None:
-                self._start(claim)
             else:
-                self._evict(plan)
-                promised_bytes += claim.need_bytes
+                promised = promised + coming
 
-    def _may_pass(self, claim: Claim, blocked: list[Claim], promised_bytes: int) -> bool:
+    def _may_pass(self, claim: Claim, blocked: list[Claim], promised: Footprint) -> bool:
         """Whether this load fits beside all those that wait before it and those that have passed them already."""
-        passed = (e for e in self._live.values() if e.order > blocked[0].order and e.state is not State.STOPPING)
-        beside = sum(e.n_bytes for e in passed) + sum(c.need_bytes for c in blocked) + promised_bytes
-        return beside + claim.need_bytes <= self._budget_bytes
+        passed = [it.holds for it in self.roster if it.order > blocked[0].order and it.state is not State.STOPPING]
+        waiting = [other.want.best.need for other in blocked]
+        beside = sum([*passed, *waiting], promised)
+        return (beside + claim.want.best.need).fits_in(self.roster.budget)
 
-    def _start(self, claim: Claim) -> None:
-        key = claim.spec.key
-        del self._line[key]
-        self._live[key] = Entry(claim.spec, claim.order, claim.need_bytes, claim.spec.settings.n_ctx, claim.tickets)
-        self._effects.start(claim.spec, claim.need_bytes)
+    def _try_advance(self, claim: Claim, promised: Footprint) -> Footprint | None:
+        """Do what can be done for the claim now; returns what it still has to get, None if it must wait."""
+        entry = self.roster.convertible(claim.want)
+        if entry is None:
+            return self._try_load(claim, promised)
+        is_free = entry.state is State.READY and not entry.is_unloading
+        return self._try_convert(claim, entry, promised) if is_free else None
+
+    def _try_convert(self, claim: Claim, entry: Entry, promised: Footprint) -> Footprint | None:
+        for spec in self.roster.conversions(claim.want, entry):
+            target = Shape(spec)
+            more = entry.would_hold(target) - entry.holds
+            plan = self.roster.plan(more, self._now, promised=promised, but=entry)
+            if plan.verdict is Verdict.START:
+                self.line.take(claim)
+                entry.waiters = claim.tickets
+                self._places.update(dict.fromkeys(claim.tickets, entry))
+                self._reshape(entry, target, f"{len(claim.tickets)} requests need it")
+                return Footprint()
+            if plan.verdict is not Verdict.WAIT:
+                self._make_room(plan, spec)
+                return more
+        return None
+
+    def _try_load(self, claim: Claim, promised: Footprint) -> Footprint | None:
+        """Start a worker, in the best variant for which nobody must leave, else in the smallest."""
+        rungs = claim.want.rungs
+        mild = [(rung, policy.ALL_ACTS[:n]) for n in (1, 2) for rung in rungs] if len(rungs) > 1 else []
+        for spec, acts in [*mild, (rungs[-1], policy.ALL_ACTS)]:
+            plan = self.roster.plan(spec.need, self._now, promised=promised, acts=acts)
+            if plan.verdict is Verdict.START and self.roster.by_key(spec.key) is None:
+                self._start(claim, spec)
+                return Footprint()
+            if plan.verdict is not Verdict.WAIT:
+                self._make_room(plan, spec)
+                return spec.need
+        return None
+
+    def _start(self, claim: Claim, spec: WorkerSpec) -> None:
+        self.line.take(claim)
+        entry = Entry(next(self._numbers), Shape(spec), claim.order, claim.want.rungs, spec.need, claim.tickets)
+        self.roster.add(entry)
+        self._places.update(dict.fromkeys(claim.tickets, entry))
+        if spec.key != claim.want.best.key:
+            self._step_up_at = self._now + STEP_UP_AFTER_S
+        self._note("load", spec, f"{len(claim.tickets)} requests want it; it needs {spec.need}")
+        self._effects.start(entry.id, spec)
+
+    # --- making room ---
+
+    def _relieve(self) -> None:
+        """Workers may hold more than there is: bring them back within it."""
+        self._make_room(self.roster.plan(Footprint(), self._now), None)
+
+    def _make_room(self, plan: policy.Plan, wanted: WorkerSpec | None) -> None:
+        if plan.moves:
+            self._step_up_at = self._now + STEP_UP_AFTER_S
+        for move in plan.moves:
+            entry = self.roster[move.id]
+            tenant = self.roster.tenant(entry, self._now)
+            why = f"{wanted.label} needs {wanted.need}" if wanted else "the workers hold more than the budget"
+            why += f"; {_worth(tenant, self._now)}"
+            if move.act is Act.EVICT:
+                self._note("evict", entry.spec, f"{why}; frees {entry.holds}")
+                self._stop(entry)
+            else:
+                rung = self.roster.lower(entry)[move.rung] if move.act is Act.STEP_DOWN else entry.spec
+                is_asleep = entry.is_asleep or move.act is Act.SLEEP
+                self._reshape(entry, Shape(rung, is_asleep), why)
+
+    def _step_up(self) -> None:
+        """Let the most wanted of the models that were stepped down have a better variant, if all is quiet."""
+        if self.line.n_waiting:
+            return
+        margin = self.roster.budget.times(STEP_UP_MARGIN)
+        entries = [entry for entry in self.roster if entry.can_step_up(self._now)]
+        for entry in sorted(entries, key=lambda it: -self.roster.demand.rate(it.ladder[0].key, self._now)):
+            for rung in self.roster.higher(entry):
+                more = entry.would_hold(Shape(rung)) - entry.holds
+                if self.roster.plan(more + margin, self._now, but=entry).verdict is Verdict.START:
+                    self._reshape(entry, Shape(rung), "there is room for it again")
+                    return
+
+    # --- one worker ---
+
+    def _settle(self, entry: Entry, holds: Footprint) -> None:
+        """The worker is what it was to be: who waited for that has it now."""
+        if entry.state is State.STOPPING:
+            return
+        entry.state, entry.holds = State.READY, holds
+        waiters, entry.waiters = entry.waiters, {}
+        for ticket, want in waiters.items():
+            if entry.answers(want):
+                self._seat(ticket, want, entry)
+            else:  # it joined before its neighbours chose another shape
+                self._line_up(ticket, want, entry.order)
+        self._rest(entry)
+        self._relieve()  # it may hold more than it said
+        self._serve_line()
+
+    def _rest(self, entry: Entry) -> None:
+        """Let an idle worker go, or sleep, when its time has come."""
+        if not entry.is_idle:
+            return
+        idle_s = self._now - entry.idle_since
+        if entry.is_unloading:
+            self._note("unload", entry.spec, "as it was told to")
+            self._stop(entry)
+        elif self.roster.is_pinned(entry.spec):
+            return
+        elif entry.expires_at <= self._now:
+            self._note("expire", entry.spec, f"nobody came for {idle_s:.0f} s")
+            self._stop(entry)
+        elif self._sleeps_at(entry) <= self._now:
+            self._reshape(entry, Shape(entry.spec, is_asleep=True), f"nobody came for {idle_s:.0f} s")
+
+    def _next_end(self, entry: Entry) -> float:
+        """When an idle worker's time comes."""
+        if not entry.is_idle or self.roster.is_pinned(entry.spec):
+            return math.inf
+        return min(entry.expires_at, self._sleeps_at(entry))
+
+    def _sleeps_at(self, entry: Entry) -> float:
+        return math.inf if entry.is_asleep else max(entry.idle_since + self._sleep_after_s, entry.hold_still_until)
+
+    def _reshape(self, entry: Entry, target: Shape, why: str) -> None:
+        self._note(entry.shape.way_to(target), target.spec, why)
+        if target.spec.key != entry.spec.key:
+            self._step_up_at = self._now + STEP_UP_AFTER_S
+        entry.holds = entry.holds.or_more(entry.would_hold(target))
+        entry.state, entry.target = State.CHANGING, target
+        self._effects.reshape(entry.id, target)
 
     def _stop(self, entry: Entry) -> None:
         entry.state = State.STOPPING
-        self._effects.stop(entry.spec.key)
-
-    def _evict(self, plan: policy.Plan) -> None:
-        for key in plan.victims:
-            self._stop(self._live[key])
-
-    def _forget(self, key: str) -> None:
-        entry = self._live.pop(key)
-        for ticket in (*entry.waiters, *entry.leases):
-            self._keys.pop(ticket, None)
-        self._serve_line()
-
-    def _leave_line(self, ticket: Ticket, claim: Claim) -> None:
-        del claim.tickets[ticket]
-        if not claim.tickets:
-            del self._line[claim.spec.key]
-
-    def _grant(self, ticket: Ticket, entry: Entry) -> None:
-        entry.leases.add(ticket)
-        self._keys[ticket] = entry.spec.key
-        self._effects.grant(ticket, entry.spec.key)
+        self._effects.stop(entry.id)
 
     def _refuse(self, ticket: Ticket, error: BeastError) -> None:
-        self._keys.pop(ticket, None)
+        self._places.pop(ticket, None)
         self._effects.refuse(ticket, error)
 
     def _refuse_all(self, tickets: Iterable[Ticket], error: BeastError) -> None:
         for ticket in tickets:
             self._refuse(ticket, error)
+
+    def _note(self, act: str, spec: WorkerSpec, why: str) -> None:
+        self._effects.note(self.journal.note(self._now, act, spec.label, why))
+
+
+def _has_slot(entry: Entry, want: Want) -> bool:
+    """Whether the request need not wait."""
+    is_there = entry.state in (State.READY, State.CHANGING) and entry.answers(want)
+    return is_there and len(entry.leases) < entry.spec.settings.n_parallel
+
+
+def _change_of(spec: WorkerSpec) -> str:
+    """What a failed change is remembered by."""
+    return f"{spec.key} with {spec.settings.n_ctx} tokens"
+
+
+def _smaller(entry: Entry) -> Want | None:
+    """What may be tried after a load ran out of memory: fewer sequences at once, then a smaller variant."""
+    spec = entry.spec
+    lower = tuple(rung for rung in entry.ladder if rung.weights.total_bytes < spec.weights.total_bytes)
+    if spec.has_auto_parallel and spec.settings.n_parallel > 1:
+        return Want((spec.with_parallel(spec.settings.n_parallel // 2), *lower))
+    return Want(lower) if lower else None
+
+
+def _worth(tenant: policy.Tenant, now: float) -> str:
+    """Why this worker and no other, in numbers."""
+    return (
+        f"idle for {now - tenant.idle_since:.0f} s, {tenant.rate * 3600:.1f} requests an hour, "
+        f"a reload takes {tenant.reload_s:.1f} s"
+    )

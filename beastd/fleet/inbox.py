@@ -17,6 +17,7 @@ class Inbox:
         self._text: list[str] = []
         self._thinking: list[str] = []
         self._logprobs: list[Logprob] = []
+        self._n_ahead: int | None = None
         self._final: Final | None = None
         self._error: BeastError | None = None
         self._news = asyncio.Event()
@@ -35,6 +36,8 @@ class Inbox:
         if delta.thinking:
             self._thinking.append(delta.thinking)
         self._logprobs += delta.logprobs or ()
+        if delta.n_ahead is not None:
+            self._n_ahead = delta.n_ahead
         self._final = delta.final
         if delta.error is not None:
             self._error = from_code(delta.error.code, delta.error.message)
@@ -60,9 +63,10 @@ class Inbox:
             text="".join(self._text),
             thinking="".join(self._thinking),
             logprobs=self._logprobs or None,
+            n_ahead=self._n_ahead,
             final=self._final,
         )
-        self._text, self._thinking, self._logprobs = [], [], []
+        self._text, self._thinking, self._logprobs, self._n_ahead = [], [], [], None
         if self._error is None:
             self._news.clear()
         return delta

@@ -5,19 +5,34 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from beastd.contract import Loading, Waiting
 from beastd.errors import BeastError
 from beastd.fleet.entry import Ticket
-from beastd.fleet.spec import WorkerSpec
+from beastd.fleet.spec import Want
 from beastd.fleet.worker import Worker
 
-_PROGRESS_EVERY_S = 0.25
+_LOOK_EVERY_S = 0.25
+
+News = Loading | Waiting
+"""What a request that waits is told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """What a lease needs of the pool."""
+
+    enter: Callable[[Lease], None]
+    leave: Callable[[Lease], None]
+    look: Callable[[Lease], News | None]
+    """What the lease waits for now."""
 
 
 class Lease:
-    """``async with pool.lease(…) as lease``: wait in ``loading()``, then use ``lease.worker``.
+    """``async with pool.lease(…) as lease``: wait in ``waiting()``, then use ``lease.worker``.
 
     Entering asks for the worker; leaving the block, for any reason, lets it go or withdraws the question.
     """
@@ -27,29 +42,19 @@ class Lease:
     load_s: float = 0.0
     """Seconds the request waited for its worker."""
 
-    def __init__(
-        self,
-        ticket: Ticket,
-        spec: WorkerSpec,
-        keep_alive_s: float,
-        on_enter: Callable[[Lease], None],
-        on_leave: Callable[[Lease], None],
-    ) -> None:
+    def __init__(self, ticket: Ticket, want: Want, keep_alive_s: float, door: Door) -> None:
         self.ticket = ticket
-        self.spec = spec
+        self.want = want
         self.keep_alive_s = keep_alive_s
-        self._on_enter = on_enter
-        self._on_leave = on_leave
+        self._door = door
         self._worker: Worker | None = None
         self._error: BeastError | None = None
-        self._fraction = 0.0
-        self._has_news = asyncio.Event()
         self._is_settled = asyncio.Event()
 
     @property
     def worker(self) -> Worker:
-        """The granted worker; only after loading() has ended."""
-        assert self._worker is not None, "loading() has not ended"
+        """The granted worker; only after waiting() has ended."""
+        assert self._worker is not None, "waiting() has not ended"
         return self._worker
 
     @property
@@ -57,53 +62,39 @@ class Lease:
         """There is a worker, so that leaving is a release."""
         return self._worker is not None
 
-    @property
-    def is_waiting(self) -> bool:
-        """Neither granted nor refused yet."""
-        return not self._is_settled.is_set()
-
-    async def loading(self) -> AsyncGenerator[float, None]:
-        """Wait for the worker, yielding the newest fraction of its load, at most every quarter of a second.
+    async def waiting(self) -> AsyncGenerator[News, None]:
+        """Wait for the worker, yielding what it waits for when that changes, at most every quarter of a second.
 
         Yields nothing when the worker is there already. Raises what the request is refused with.
         """
-        while True:
-            await self._has_news.wait()
-            self._has_news.clear()
-            if not self.is_waiting:
-                break
-            yield self._fraction
+        told: News | None = None
+        while not self._is_settled.is_set():
+            news = self._door.look(self)
+            if news is not None and news != told:
+                told = news
+                yield news
             with suppress(TimeoutError):
-                async with asyncio.timeout(_PROGRESS_EVERY_S):
+                async with asyncio.timeout(_LOOK_EVERY_S):
                     await self._is_settled.wait()
         if self._error is not None:
             raise self._error
-
-    def on_progress(self, fraction: float) -> None:
-        """The load this request waits for has come this far."""
-        self._fraction = fraction
-        self._has_news.set()
 
     def on_grant(self, worker: Worker, now: float) -> None:
         """The worker may be used."""
         self._worker = worker
         self.load_s = now - self.asked_at
-        self._settle()
+        self._is_settled.set()
 
     def on_refuse(self, error: BeastError) -> None:
         """There will be no worker."""
         self._error = error
-        self._settle()
-
-    def _settle(self) -> None:
         self._is_settled.set()
-        self._has_news.set()
 
     async def __aenter__(self) -> Self:
-        self._on_enter(self)
+        self._door.enter(self)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._on_leave(self)
+        self._door.leave(self)

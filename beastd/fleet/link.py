@@ -39,6 +39,11 @@ class Link:
         self._ids = itertools.count(1)
         self._inboxes: dict[int, Inbox] = {}
         self._failure: BeastError | None = None
+        self._reshaped: asyncio.Future[ipc.Reshaped] | None = None
+        self.stats = ipc.EngineStats()
+        """What the engine last said of itself."""
+        self.n_heard = 0
+        """Frames that came: signs of life."""
 
     @classmethod
     async def over(cls, sock: socket.socket) -> Link:
@@ -85,11 +90,16 @@ class Link:
                 message = await self._receive()
             except LinkClosed:
                 return
-            if not isinstance(message, ipc.Step):
-                raise LinkBroken(f"a {type(message).__name__} frame after it was ready")
-            for delta in message.deltas:
-                if inbox := self._inboxes.get(delta.id):  # else its request has left
-                    inbox.put(delta)
+            if isinstance(message, ipc.Step):
+                for delta in message.deltas:
+                    if inbox := self._inboxes.get(delta.id):  # else its request has left
+                        inbox.put(delta)
+            elif isinstance(message, ipc.Pong):
+                self.stats = message.stats
+            elif isinstance(message, ipc.Reshaped) and self._reshaped and not self._reshaped.done():
+                self._reshaped.set_result(message)
+            elif not isinstance(message, ipc.Progress):
+                raise LinkBroken(f"a {type(message).__name__} frame when none was due")
 
     def open(self) -> Inbox:
         """An inbox for a new request, which ends for certain: by its answer or by fail. To be closed."""
@@ -102,8 +112,8 @@ class Link:
     def close(self, inbox: Inbox, *, was_sent: bool) -> None:
         """Forget a request; if the worker may still be busy with it, tell it to stop."""
         del self._inboxes[inbox.id]
-        if was_sent and not inbox.is_ended and not self._writer.is_closing():
-            self._writer.write(ipc.frame(ipc.Cancel(inbox.id)))
+        if was_sent and not inbox.is_ended:
+            self._write(ipc.Cancel(inbox.id))
 
     async def send(self, submit: ipc.Submit) -> None:
         """Hand a request over; waits while the worker is behind with reading. At most one frame is in flight so.
@@ -125,6 +135,31 @@ class Link:
             if not self._writer.is_closing():
                 self._writer.write(data)
 
+    # --- the worker itself ---
+
+    async def reshape(self, load: ipc.Load, *, is_asleep: bool) -> ipc.Reshaped:
+        """Have the worker become this, and return what it has become.
+
+        Raises the error of ``fail`` when it ends meanwhile.
+        """
+        self._reshaped = asyncio.get_running_loop().create_future()
+        self._write(ipc.Reshape(load=load, is_asleep=is_asleep))
+        if self._failure:
+            self._reshaped.set_exception(self._failure)
+        return await self._reshaped
+
+    def ping(self) -> None:
+        """Ask the engine's loop for a sign of life."""
+        self._write(ipc.Ping())
+
+    def detach(self, path: str) -> None:
+        """Have a LoRA adapter freed."""
+        self._write(ipc.Detach(path))
+
+    def _write(self, message: ipc.ToWorker) -> None:
+        if not self._writer.is_closing():
+            self._writer.write(ipc.frame(message))
+
     # --- the end ---
 
     def fail(self, error: BeastError) -> None:
@@ -132,6 +167,8 @@ class Link:
         self._failure = error
         for inbox in self._inboxes.values():
             inbox.fail(error)
+        if self._reshaped and not self._reshaped.done():
+            self._reshaped.set_exception(error)
 
     def abort(self) -> None:
         """Close this end at once; whoever reads it finds it closed."""
@@ -150,4 +187,5 @@ class Link:
             message: ipc.FromWorker = ipc.from_worker.decode(line)
         except msgspec.MsgspecError as error:
             raise LinkBroken(f"a frame that makes no sense ({error})") from None
+        self.n_heard += 1
         return message

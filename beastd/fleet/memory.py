@@ -93,3 +93,30 @@ def _limits_upward(mount: Path, group: str, file: str) -> Iterator[int]:
             continue
         if text.isdecimal():
             yield int(text)
+
+
+def available_ram_bytes(root: Path = Path("/")) -> int:
+    """TEMPORARY"""
+    for line in (root / "proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return total_ram_bytes(root)
+
+
+def n_oom_kills(root: Path = Path("/")) -> int:
+    """How many processes the system has killed for lack of memory since it started; 0 where it does not tell."""
+    try:
+        lines = (root / "proc/vmstat").read_text().splitlines()
+    except OSError:
+        return 0
+    counts = (line.removeprefix("oom_kill ") for line in lines if line.startswith("oom_kill "))
+    return next((int(count) for count in counts if count.isdecimal()), 0)
+
+
+def anon_bytes(pid: int, root: Path = Path("/")) -> int:
+    """Memory of a process that no file backs, so that nobody else can have it; 0 where the system does not tell."""
+    try:
+        fields = (root / f"proc/{pid}/statm").read_text().split()
+    except OSError:
+        return 0
+    return (int(fields[1]) - int(fields[2])) * os.sysconf("SC_PAGE_SIZE")

@@ -1,4 +1,4 @@
-"""The fleet's orders made real: processes started and stopped, their fates reported back, one timer for keep-alive."""
+"""The fleet's orders made real: processes started, changed and stopped, their fates reported back, one timer."""
 
 from __future__ import annotations
 
@@ -6,59 +6,56 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from beastd import ipc
-from beastd.errors import BeastError, LoadFailed, ShuttingDown
-from beastd.fleet.entry import Entry, Ticket
+from beastd.contract import RAM, Gpu
+from beastd.errors import BeastError, Conflict, LoadFailed, ShuttingDown, from_code
+from beastd.fleet import memory
+from beastd.fleet.entry import Shape, State, Ticket
 from beastd.fleet.fleet import Fleet
-from beastd.fleet.lease import Lease
+from beastd.fleet.footprint import Footprint
+from beastd.fleet.journal import Decision
+from beastd.fleet.lease import Door, Lease
+from beastd.fleet.pins import Pins
 from beastd.fleet.process import log_path
-from beastd.fleet.spec import WorkerSpec
-from beastd.fleet.worker import Worker
+from beastd.fleet.spec import Want, WorkerSpec
+from beastd.fleet.status import FleetStatus
+from beastd.fleet.view import View
+from beastd.fleet.worker import Limits, Worker
 
-_FOR_EVER_S = 100 * 365 * 86400.0
-"""A worker that stays longer than this is said to stay for ever; dates end somewhere."""
+ROOM_SHARE = 0.95
+"""Of what the system could give: the last bytes of a machine are not to be had without pain."""
+LOOK_EVERY_S = 2.0
+"""How often what workers really hold, and what other programs left of the memory, is looked at."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerStatus:
-    """A worker as people and the API see it."""
+class Settings:
+    """What the configuration says of the fleet."""
 
-    key: str
-    name: str
-    variant: str
-    state: str
-    """loading, ready or stopping."""
-    n_ctx: int
-    """Tokens one request may hold."""
-    n_parallel: int
-    """Requests answered at once."""
-    n_bytes: int
-    """Memory it holds; while it loads, what it is expected to take."""
-    gpu_bytes: int
-    n_leases: int
-    """Requests that use it now."""
-    expires_at: datetime | None
-    """When it stops if nobody comes, in UTC; None: never. While it is in use: as if all its answers ended now."""
-    load_s: float
-    """Seconds its load took, 0 while it loads."""
-    pid: int | None
+    budget: Callable[[list[Gpu]], Footprint]
+    """What all workers may hold, on a machine with these GPUs."""
+    max_queue: int
+    limits: Limits
+    sleep_after_s: float
+    pins: frozenset[str] = frozenset()
+    """Names of models that never leave."""
 
 
 @dataclass(slots=True)
-class _Life:
-    """A worker, the task that follows it, and once it is loaded what it said and took."""
+class Life:
+    """A worker, the tasks that follow it, and once it is loaded what it said and took."""
 
     worker: Worker
     task: asyncio.Task[None]
-    ready: ipc.Ready | None = None
     load_s: float = 0.0
+    changes: set[asyncio.Task[None]] = field(default_factory=set)
 
 
 class Pool:
@@ -66,128 +63,170 @@ class Pool:
 
     def __init__(
         self,
+        settings: Settings,
         *,
-        budget_bytes: int,
-        max_queue: int,
-        load_timeout_s: float,
         logs_dir: Path,
+        pins_file: Path,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._load_timeout_s = load_timeout_s
+        self._settings = settings
+        self._limits = settings.limits
         self._logs_dir = logs_dir
         self._clock = clock
-        self._fleet = Fleet(self, budget_bytes=budget_bytes, max_queue=max_queue)
+        self._budget = settings.budget([])
+        self._fleet = Fleet(
+            self, budget=self._budget, max_queue=settings.max_queue, sleep_after_s=settings.sleep_after_s
+        )
+        self._pins = Pins(pins_file)
+        self._fleet.on_pins(settings.pins | self._pins.names, clock())
         self._tickets = itertools.count()
         self._leases: dict[Ticket, Lease] = {}
-        self._lives: dict[str, _Life] = {}
+        self._lives: dict[int, Life] = {}
+        self._view = View(self._fleet, self._lives, self._leases, clock)
         self._timer: asyncio.TimerHandle | None = None
+        self._looker: asyncio.Task[None] | None = None
 
     # --- for the service ---
 
-    def lease(self, spec: WorkerSpec, keep_alive_s: float) -> Lease:
-        """A hold on the worker for this spec, which stays keep_alive_s seconds after it (inf: for ever, 0: not)."""
-        return Lease(next(self._tickets), spec, keep_alive_s, self._enter, self._leave)
+    def lease(self, want: Want, keep_alive_s: float) -> Lease:
+        """A hold on a worker for this, which stays keep_alive_s seconds after it (inf: for ever, 0: not)."""
+        return Lease(next(self._tickets), want, keep_alive_s, Door(self._enter, self._leave, self._view.look))
 
-    async def unload(self, key: str) -> bool:
+    async def unload(self, id_: int, *, even_pinned: bool = False) -> bool:
         """Stop this worker: now if it is idle (it is gone on return), else as soon as its answers end.
 
-        False: there is no such worker.
+        False: there is no such worker. Raises Conflict for one that is pinned.
         """
-        is_known = self._fleet.on_unload(key)
-        if is_known and self._lives[key].worker.is_stopping:
-            await asyncio.wait([self._lives[key].task])
+        entry = self._fleet.roster.get(id_)
+        if entry is not None and not even_pinned and self._fleet.roster.is_pinned(entry.spec):
+            raise Conflict(f"{entry.spec.label} is pinned and stays loaded; `beast unpin {entry.spec.name}` first")
+        is_known = self._fleet.on_unload(id_, self._clock())
+        if is_known and self._lives[id_].worker.is_stopping:
+            await asyncio.wait([self._lives[id_].task])
         return is_known
 
-    def snapshot(self) -> list[WorkerStatus]:
-        """Every worker there is, oldest load first."""
-        return [self._status(entry) for entry in self._fleet.entries()]
+    def pin(self, name: str, *, is_pinned: bool) -> None:
+        """From now on this model, or variant of it, never leaves; or it may again. Remembered for later daemons.
+
+        Raises Conflict for a model that the configuration pins, when it is to be let go.
+        """
+        if not is_pinned and name in self._settings.pins:
+            raise Conflict(f"{name} is pinned by the configuration: take it out of `pin` there")
+        self._pins.change(name, is_pinned=is_pinned)
+        self._fleet.on_pins(self._settings.pins | self._pins.names, self._clock())
+        self._arm()
+
+    def detach(self, path: str) -> None:
+        """Have every worker free this LoRA adapter's file: it has changed, or is gone."""
+        for life in self._lives.values():
+            life.worker.detach(path)
+
+    def on_gpus(self, gpus: list[Gpu]) -> None:
+        """These GPUs are there: the budget counts them from now on."""
+        self._budget = self._settings.budget(gpus)
+        self._look()
+
+    def snapshot(self) -> FleetStatus:
+        """The fleet at this moment."""
+        return self._view.status()
 
     async def close(self) -> None:
         """Refuse who waits and who comes, stop every worker, and return when all their processes are gone."""
-        self._fleet.on_close(ShuttingDown("Beast is shutting down. Try again when it is back."))
+        self._fleet.on_close(ShuttingDown("Beast is shutting down. Try again when it is back."), self._clock())
         self._arm()
         await asyncio.gather(*[life.task for life in self._lives.values()])
 
     # --- Effects, for the fleet ---
 
-    def start(self, spec: WorkerSpec, need_bytes: int) -> None:
+    def start(self, id: int, spec: WorkerSpec) -> None:  # noqa: A002 - as the protocol has it
         """Start a worker and follow its life."""
-        _log.info("loading %s, about %.2f GB", spec.label, need_bytes / 1e9)
-        worker = Worker(spec, log_path(self._logs_dir, spec.label, spec.key), self._load_timeout_s)
-        task = asyncio.create_task(self._live(worker), name=f"worker of {spec.label}")
-        self._lives[spec.key] = _Life(worker, task)
+        worker = Worker(spec, log_path(self._logs_dir, spec.label, spec.key), self._limits)
+        self._lives[id] = Life(worker, _task(self._live(id, worker), f"worker of {spec.label}"))
 
-    def stop(self, key: str) -> None:
+    def reshape(self, id: int, shape: Shape) -> None:  # noqa: A002
+        """Have a worker change in place."""
+        life = self._lives[id]
+        task = _task(self._change(id, life.worker, shape), f"change of {shape.spec.label}")
+        life.changes.add(task)
+        task.add_done_callback(life.changes.discard)
+
+    def stop(self, id: int) -> None:  # noqa: A002
         """Tell a worker to end."""
-        self._lives[key].worker.stop()
+        self._lives[id].worker.stop()
 
-    def grant(self, ticket: Ticket, key: str) -> None:
+    def grant(self, ticket: Ticket, id: int) -> None:  # noqa: A002
         """Give a request its worker."""
-        self._leases[ticket].on_grant(self._lives[key].worker, self._clock())
+        self._leases[ticket].on_grant(self._lives[id].worker, self._clock())
 
     def refuse(self, ticket: Ticket, error: BeastError) -> None:
         """Tell a request that it gets none."""
         self._leases[ticket].on_refuse(error)
+
+    def note(self, decision: Decision) -> None:
+        """Write a decision to the log."""
+        _log.info("fleet: %s %s: %s", decision.act, decision.subject, decision.why)
 
     # --- a request's way ---
 
     def _enter(self, lease: Lease) -> None:
         self._leases[lease.ticket] = lease
         lease.asked_at = self._clock()
-        self._fleet.on_request(lease.ticket, lease.spec)
+        self._look()
+        self._fleet.on_request(lease.ticket, lease.want, lease.asked_at)
         self._arm()
-        life = self._lives.get(lease.spec.key)
-        if lease.is_waiting and life is not None and not life.worker.is_stopping:
-            lease.on_progress(life.worker.fraction)
 
     def _leave(self, lease: Lease) -> None:
         del self._leases[lease.ticket]
         if lease.is_granted:
             self._fleet.on_release(lease.ticket, lease.keep_alive_s, self._clock())
         else:
-            self._fleet.on_cancel(lease.ticket)
+            self._fleet.on_cancel(lease.ticket, self._clock())
         self._arm()
 
     # --- a worker's life ---
 
-    async def _live(self, worker: Worker) -> None:
+    async def _live(self, id_: int, worker: Worker) -> None:
         """From start to end, reporting both, whatever happens."""
-        key = worker.spec.key
+        started_at = self._clock()
         try:
-            ready = await self._load(worker)
+            ready = await worker.load()
         except Exception as error:
-            del self._lives[key]  # first: the fleet may start the next worker of this key at once
-            self._fleet.on_load_failed(key, _load_error(worker.spec, error))
+            del self._lives[id_]
+            self._fleet.on_load_failed(id_, _load_error(worker.spec, error), self._clock())
         else:
-            self._fleet.on_ready(key, ready.resident_bytes, ready.n_ctx)
+            load_s = self._lives[id_].load_s = self._clock() - started_at
+            self._fleet.on_ready(id_, _holds(Shape(worker.spec), ready), load_s, self._clock())
             self._arm()
-            await self._serve(worker)
+            await self._serve(id_, worker)
         finally:
             self._arm()
 
-    async def _load(self, worker: Worker) -> ipc.Ready:
-        key = worker.spec.key
-        started_at = self._clock()
-        ready = await worker.load(lambda fraction: self._tell_progress(key, fraction))
-        life = self._lives[key]
-        life.ready, life.load_s = ready, self._clock() - started_at
-        return ready
-
-    async def _serve(self, worker: Worker) -> None:
+    async def _serve(self, id_: int, worker: Worker) -> None:
         try:
             await worker.serve()
         except Exception:
             _log.exception("unexpected error while %s answered", worker.spec.label)
         finally:
-            del self._lives[worker.spec.key]
-            (self._fleet.on_stopped if worker.is_stopping else self._fleet.on_died)(worker.spec.key)
+            life = self._lives.pop(id_)
+            for task in life.changes:
+                task.cancel()
+            (self._fleet.on_stopped if worker.is_stopping else self._fleet.on_died)(id_, self._clock())
 
-    def _tell_progress(self, key: str, fraction: float) -> None:
-        for lease in self._leases.values():
-            if lease.is_waiting and lease.spec.key == key:
-                lease.on_progress(fraction)
+    async def _change(self, id_: int, worker: Worker, shape: Shape) -> None:
+        try:
+            reshaped = await worker.reshape(shape.spec, is_asleep=shape.is_asleep)
+        except BeastError:
+            return  # the process has ended, which _serve reports
+        if reshaped.failure is None:
+            _log.info("%s changed in %.2f s", shape.spec.label, reshaped.stall_s)
+            self._fleet.on_reshaped(id_, _holds(shape, reshaped.ready), self._clock())
+        else:
+            holds = _holds(self._fleet.roster[id_].shape, reshaped.ready)
+            error = from_code(reshaped.failure.code, reshaped.failure.message)
+            self._fleet.on_reshape_failed(id_, error, holds, self._clock())
+        self._arm()
 
-    # --- time ---
+    # --- time and memory ---
 
     def _arm(self) -> None:
         """Set the one timer to the fleet's next deadline; after every event, since each may have moved it."""
@@ -202,32 +241,35 @@ class Pool:
         self._fleet.on_tick(self._clock())
         self._arm()
 
-    # --- for people ---
+    async def watch(self) -> None:
+        """Look at the memory for ever."""
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            if self._lives:
+                self._look()
+                self._arm()
 
-    def _status(self, entry: Entry) -> WorkerStatus:
-        spec, life = entry.spec, self._lives[entry.spec.key]
-        ready = life.ready
-        return WorkerStatus(
-            key=spec.key,
-            name=spec.name,
-            variant=spec.variant,
-            state=entry.state.value,
-            n_ctx=ready.n_ctx if ready else entry.n_ctx,
-            n_parallel=ready.n_parallel if ready else spec.settings.n_parallel,
-            n_bytes=entry.n_bytes,
-            gpu_bytes=sum(ready.gpu_bytes.values()) if ready else 0,
-            n_leases=len(entry.leases),
-            expires_at=_wall_time(self._stays_s(entry)),
-            load_s=life.load_s,
-            pid=life.worker.pid,
-        )
+    def _look(self) -> None:
+        """Tell the fleet what there is: the configuration's budget, less what other programs took of it."""
+        ours = sum(memory.anon_bytes(life.worker.pid) for life in self._lives.values() if life.worker.pid)
+        room_bytes = int((memory.available_ram_bytes() + ours) * ROOM_SHARE)
+        budget = Footprint({**self._budget, RAM: min(self._budget[RAM], room_bytes)})
+        self._fleet.on_budget(budget, self._clock())
+        for id_, life in self._lives.items():
+            entry = self._fleet.roster.get(id_)
+            if entry and entry.state is State.READY and life.worker.stats.resident_bytes:
+                measured = Footprint({RAM: life.worker.stats.resident_bytes, **life.worker.ready.gpu_bytes})
+                self._fleet.on_measured(id_, _at_least(measured, entry.shape), self._clock())
 
-    def _stays_s(self, entry: Entry) -> float:
-        """Seconds until it would stop if nobody came any more."""
-        if entry.is_idle:
-            return entry.expires_at - self._clock()
-        tickets = (*entry.waiters, *entry.leases)
-        return max((self._leases[ticket].keep_alive_s for ticket in tickets), default=0.0)
+
+def _holds(shape: Shape, ready: ipc.Ready) -> Footprint:
+    """What a worker of this shape takes."""
+    return _at_least(Footprint({RAM: ready.resident_bytes, **ready.gpu_bytes}), shape)
+
+
+def _at_least(measured: Footprint, shape: Shape) -> Footprint:
+    """What a worker really holds, or will, where it has not touched yet all that it has got."""
+    return measured.or_more(shape.expected) if shape.spec.is_exact else measured
 
 
 def _load_error(spec: WorkerSpec, error: Exception) -> BeastError:
@@ -237,7 +279,5 @@ def _load_error(spec: WorkerSpec, error: Exception) -> BeastError:
     return LoadFailed(f"{spec.label} failed to load: Beast has a bug, and the error is in the daemon's log")
 
 
-def _wall_time(from_now_s: float) -> datetime | None:
-    if from_now_s > _FOR_EVER_S:
-        return None
-    return datetime.now(UTC) + timedelta(seconds=max(0.0, from_now_s))
+def _task(work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+    return asyncio.create_task(work, name=name)

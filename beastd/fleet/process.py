@@ -86,6 +86,11 @@ class Process:
         finally:
             self.kill()
 
+    @property
+    def is_killed(self) -> bool:
+        """It ended by SIGKILL."""
+        return self._process.returncode == -signal.SIGKILL
+
     def outcome(self) -> str:
         """How it ended, to follow its name in a sentence."""
         status = self._process.returncode

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from beastd.errors import DoesNotFit, Overloaded
+import math
+from collections.abc import Sequence
+
+from beastd.errors import CoolingDown, DoesNotFit, Overloaded
+from beastd.fleet.cooling import Failure
+from beastd.fleet.footprint import Footprint
 from beastd.fleet.spec import WorkerSpec
 
 
@@ -11,11 +16,23 @@ def overloaded(spec: WorkerSpec, max_queue: int) -> Overloaded:
     return Overloaded(f"{spec.label} cannot take the request: {max_queue} requests wait already. Try again later.")
 
 
-def does_not_fit(spec: WorkerSpec, need_bytes: int, budget_bytes: int) -> DoesNotFit:
-    """The model would not fit even if it were alone."""
+def does_not_fit(spec: WorkerSpec, budget: Footprint, pinned: Sequence[str]) -> DoesNotFit:
+    """The model would not fit even if it were alone with those that never leave."""
     settings = spec.settings
+    beside = f" beside {', '.join(pinned)}, which are pinned (`beast unpin` lets them go)" if pinned else ""
     return DoesNotFit(
-        f"{spec.label} with {settings.n_parallel} × {settings.n_ctx} tokens of context needs about "
-        f"{need_bytes / 1e9:.2f} GB, and Beast may use {budget_bytes / 1e9:.2f} GB: ask for a smaller num_ctx or a "
-        "smaller variant, or raise the memory budget."
+        f"{spec.label} with {settings.n_parallel} × {settings.n_ctx} tokens of context needs about {spec.need}, and "
+        f"Beast may use {budget}{beside}: ask for a smaller num_ctx or a smaller variant, or raise the memory budget. "
+        f"`beast fit {spec.name}` tells what would fit."
+    )
+
+
+def cooling_down(spec: WorkerSpec, failure: Failure, now: float) -> CoolingDown:
+    """Its load failed a moment ago."""
+    wait_s = math.ceil(failure.until - now)
+    times = "" if failure.n == 1 else f", {failure.n} times in a row"
+    return CoolingDown(
+        f"{spec.label} failed to load a moment ago{times}; it is tried again in {wait_s} s. "
+        f"The failure was: {failure.error.message}",
+        retry_after_s=wait_s,
     )

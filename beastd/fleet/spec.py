@@ -1,15 +1,18 @@
-"""What one worker is to hold: the base model's files, shape and load settings, under the key that identifies it."""
+"""What a worker is to hold, and what a request can be answered by."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from beastd import contract, ipc
+import msgspec
+
+from beastd import ipc
+from beastd.fleet.footprint import Footprint
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
-    """One base model to load; at most one worker lives per key."""
+    """One base model in one quantization, loaded in one way; at most one worker lives per key."""
 
     key: str
     """Identity of the base, for example "cub:latest@q8_0#<digest>"."""
@@ -21,11 +24,64 @@ class WorkerSpec:
     """The model's file, or all its shards in order."""
     template: str | None
     """Chat template instead of the file's own."""
-    shape: contract.ModelShape
     settings: ipc.LoadSettings
     """How to load it; its n_ctx is what the request needs at least, its n_parallel is concrete (not 0)."""
+    weights: Footprint
+    """What the weights take."""
+    working: Footprint
+    """What KV cache and compute buffers take; given back in sleep."""
+    process: Footprint
+    """What the process takes besides."""
+    is_exact: bool = False
+    """These were simulated by llama.cpp, not estimated."""
+    is_pinned: bool = False
+    """Its description or the configuration says that it never leaves."""
+    has_auto_parallel: bool = False
+    """Fewer sequences at once are better than none, where memory is short."""
 
     @property
     def label(self) -> str:
         """Name and variant, as messages show them."""
         return f"{self.name} ({self.variant})" if self.variant else self.name
+
+    @property
+    def need(self) -> Footprint:
+        """What it takes awake."""
+        return self.weights + self.working + self.process
+
+    def shaped_as(self, other: WorkerSpec) -> WorkerSpec:
+        """This variant with the other's settings: variants of one model share the layout of their KV."""
+        return replace(self, settings=other.settings, working=other.working)
+
+    def with_parallel(self, n_parallel: int) -> WorkerSpec:
+        """For another number of sequences at once; the KV is nearly all of what changes."""
+        settings = msgspec.structs.replace(self.settings, n_parallel=n_parallel)
+        return replace(self, settings=settings, working=self.working.times(n_parallel / self.settings.n_parallel))
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """What a request can be answered by."""
+
+    rungs: tuple[WorkerSpec, ...]
+    """Variants of one model with equal settings, the best first; one alone where the request insists on it."""
+
+    @property
+    def best(self) -> WorkerSpec:
+        """What the request would have, were there room for everything."""
+        return self.rungs[0]
+
+    @property
+    def n_ctx(self) -> int:
+        """Tokens the request may need."""
+        return self.best.settings.n_ctx
+
+    def rung(self, key: str) -> WorkerSpec | None:
+        """The rung of this key."""
+        return next((rung for rung in self.rungs if rung.key == key), None)
+
+    def met_by(self, other: Want) -> Want:
+        """What answers both: the rungs both have, with the settings of the one that needs more context."""
+        larger, keys = (self, other) if self.n_ctx >= other.n_ctx else (other, self)
+        common = tuple(rung for rung in larger.rungs if keys.rung(rung.key))
+        return Want(common)

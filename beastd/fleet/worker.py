@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from beastd import ipc
-from beastd.errors import BeastError, LoadFailed, LoadTimeout, ShuttingDown, WorkerDied
+from beastd.errors import BeastError, LoadFailed, LoadTimeout, OutOfMemory, ShuttingDown, WorkerDied
 from beastd.fleet.link import Link, LinkBroken, LinkClosed, LinkStalled
+from beastd.fleet.memory import n_oom_kills
 from beastd.fleet.process import Process
 from beastd.fleet.spec import WorkerSpec
 
@@ -20,11 +23,30 @@ _END_GRACE_S = 0.5
 _STOP_GRACE_S = 3.0
 """For a process that was told to stop."""
 
+_PING_EVERY_S = 2.0
+
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long a worker may give no sign of life, in seconds."""
+
+    load_s: float
+    """While it loads: no progress."""
+    hang_s: float
+    """While it serves: no answer to pings, from a loop that answers between any two steps."""
+
+    @property
+    def ping_every_s(self) -> float:
+        """How often it is asked."""
+        return min(_PING_EVERY_S, self.hang_s / 4)
 
 
 class Worker:
     """The life of one process: ``load`` once, then ``serve`` until it ends; ``stop`` at any time ends either.
+
+    While it serves it takes other shapes in place (``reshape``), and is killed when its loop gives no sign of life.
 
     Whenever load raises or serve returns, the process is gone and reaped; if one of them is cancelled it is killed.
     """
@@ -32,13 +54,15 @@ class Worker:
     ready: ipc.Ready
     """What the loaded worker said of itself; there once load has returned."""
 
-    def __init__(self, spec: WorkerSpec, log: Path, load_timeout_s: float) -> None:
+    def __init__(self, spec: WorkerSpec, log: Path, limits: Limits) -> None:
         self.spec = spec
         self.is_stopping = False
         self.fraction = 0.0
         """How much of the load is done."""
         self._log = log
-        self._load_timeout_s = load_timeout_s
+        self._limits = limits
+        self._is_hung = False
+        self._n_oom_kills = n_oom_kills()
         self._process: Process | None = None
         self._link: Link | None = None
 
@@ -47,15 +71,15 @@ class Worker:
         """The process, once there is one."""
         return self._process.pid if self._process else None
 
-    async def load(self, on_progress: Callable[[float], None]) -> ipc.Ready:
-        """Start the process and have it load its model; on_progress hears fractions that only grow.
+    async def load(self) -> ipc.Ready:
+        """Start the process and have it load its model; ``fraction`` tells how far it is.
 
         Raises LoadTimeout without progress for the load timeout; LoadFailed when the process cannot start, ends
         or talks nonsense; and whatever error the engine reports (BadModel, DoesNotFit…).
         """
         try:
             link = await self._connect()
-            self.ready = await link.load(self._load_frame(), self._load_timeout_s, self._progress_to(on_progress))
+            self.ready = await link.load(_load_frame(self.spec), self._limits.load_s, self._on_progress)
         except Exception as cause:
             await self._end(is_hopeless=isinstance(cause, LinkStalled | LinkBroken))
             raise self._load_error(cause) from cause
@@ -68,14 +92,54 @@ class Worker:
         """Pass answers on until the process ends; then every request it held ends with one error."""
         assert self._link is not None, "serve comes after load"
         broken: LinkBroken | None = None
+        watch = asyncio.create_task(self._watch(self._link), name=f"watch of {self.spec.label}")
         try:
             broken = await self._read_answers(self._link)
+            watch.cancel()
             await self._end(is_hopeless=broken is not None)
         except BaseException:
             self._kill()
             raise
         finally:
+            watch.cancel()
             self._link.fail(self._death(broken))
+
+    async def _watch(self, link: Link) -> None:
+        """Ping, and kill a process whose loop does not answer.
+
+        Silence is counted in pings, not read off a clock: a daemon that was itself stopped blames nobody for it.
+        """
+        silent_s = 0.0
+        while silent_s < self._limits.hang_s:
+            n_heard = link.n_heard
+            link.ping()
+            await asyncio.sleep(self._limits.ping_every_s)
+            silent_s = silent_s + self._limits.ping_every_s if link.n_heard == n_heard else 0.0
+        self._is_hung = True
+        _log.error("%s gave no sign of life for %g s: killing it", self.spec.label, self._limits.hang_s)
+        self._kill()
+
+    @property
+    def stats(self) -> ipc.EngineStats:
+        """What the engine last said of itself."""
+        return self._link.stats if self._link else ipc.EngineStats()
+
+    async def reshape(self, spec: WorkerSpec, *, is_asleep: bool) -> ipc.Reshaped:
+        """Have the loaded process become this in place. Its answers pause, and go on afterwards.
+
+        Raises what its requests would be told when the process ends meanwhile.
+        """
+        assert self._link is not None, "reshape comes after load"
+        reshaped = await self._link.reshape(_load_frame(spec), is_asleep=is_asleep)
+        self.ready = reshaped.ready
+        if reshaped.failure is None:
+            self.spec = spec
+        return reshaped
+
+    def detach(self, path: str) -> None:
+        """Have a LoRA adapter freed as soon as no answer uses it."""
+        if self._link:
+            self._link.detach(path)
 
     async def _read_answers(self, link: Link) -> LinkBroken | None:
         """Pass answers on while the link holds; returns what broke it, if it was not closed."""
@@ -129,17 +193,8 @@ class Worker:
             self.stop()
         return self._link
 
-    def _load_frame(self) -> ipc.Load:
-        return ipc.Load(
-            paths=list(self.spec.paths), label=self.spec.label, template=self.spec.template, settings=self.spec.settings
-        )
-
-    def _progress_to(self, on_progress: Callable[[float], None]) -> Callable[[float], None]:
-        def progress(fraction: float) -> None:
-            self.fraction = fraction
-            on_progress(fraction)
-
-        return progress
+    def _on_progress(self, fraction: float) -> None:
+        self.fraction = fraction
 
     async def _end(self, *, is_hopeless: bool) -> None:
         """Close the link and see the process gone; a hopeless one is not given time."""
@@ -169,9 +224,8 @@ class Worker:
         if isinstance(cause, LinkBroken):
             return LoadFailed(f"{label} failed to load: its worker sent {cause}. {self._log_hint()}")
         if isinstance(cause, LinkClosed) and self._process:
-            return LoadFailed(
-                f"{label} failed to load: its worker, pid {self.pid}, {self._process.outcome()}. {self._log_hint()}"
-            )
+            kind = OutOfMemory if self._was_oom_killed else LoadFailed
+            return kind(f"{label} failed to load: its worker, pid {self.pid}, {self._outcome()}. {self._log_hint()}")
         return LoadFailed(f"{label} failed to load: its worker could not be started ({cause}).")
 
     def _log_hint(self) -> str:
@@ -181,9 +235,34 @@ class Worker:
     def _death(self, broken: LinkBroken | None) -> BeastError:
         if self.is_stopping:
             return ShuttingDown(f"{self.spec.label} was stopped before the answer was complete.")
-        outcome = self._process.outcome() if self._process else "is gone"
+        outcome = self._outcome()
         how = f"sent {broken} and {outcome}" if broken else outcome
         return WorkerDied(
             f"The worker of {self.spec.label}, pid {self.pid}, {how} before the answer was complete; the next request "
             "starts a fresh one."
         )
+
+    def _outcome(self) -> str:
+        """How its process ended, to follow its name in a sentence."""
+        if self._is_hung:
+            return f"gave no sign of life for {self._limits.hang_s:g} s and was killed"
+        outcome = self._process.outcome() if self._process else "is gone"
+        if not self._was_oom_killed:
+            return outcome
+        held = f"; it last held {self.stats.resident_bytes / 1e9:.2f} GB" if self.stats.resident_bytes else ""
+        return f"{outcome}: the system ran out of memory{held}"
+
+    @property
+    def _was_oom_killed(self) -> bool:
+        is_killed = self._process is not None and self._process.is_killed and not self._is_hung
+        return is_killed and not self.is_stopping and n_oom_kills() > self._n_oom_kills
+
+
+def _load_frame(spec: WorkerSpec) -> ipc.Load:
+    return ipc.Load(
+        paths=list(spec.paths),
+        label=spec.label,
+        variant=spec.variant,
+        template=spec.template,
+        settings=spec.settings,
+    )

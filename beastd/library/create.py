@@ -32,7 +32,10 @@ from beastd.registry.registry import Registry
 from beastd.tool import Report, digest_of_file
 
 _GO = re.compile(r"\{\{-?\s*(\.|\$|if\b|range\b|end\b|else\b|with\b)")
-_SCALAR_FIELDS = ("template", "system", "license", "description", "draft", "projector", "messages")
+_SCALAR_FIELDS = (
+    *("template", "system", "license", "description", "draft", "projector", "messages"),
+    *("kv_type", "quality", "keep_alive", "pinned"),
+)
 
 
 async def create(desk: Desk, request: CreateRequest, job: Job, *, is_local: bool) -> dict[str, Any]:

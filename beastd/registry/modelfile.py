@@ -10,6 +10,10 @@
     draft: cub/cub-draft-f16.gguf
     projector: mmproj.gguf
     parameters: {temperature: 0.7}    # names as in a request's options
+    kv_type: q8_0            # type of the KV cache: f16, q8_0 or q4_0
+    quality: adaptive        # or fixed: whether it may run in a smaller variant when memory is short
+    keep_alive: 1h           # how long it stays loaded when idle, unless a request says otherwise
+    pinned: true             # once loaded it never leaves
     template: ...            # a Jinja chat template instead of the file's own
     system: ...
     messages: [{role: user, content: ...}]    # every chat begins with these
@@ -25,7 +29,7 @@ A file is named by its path, as ``sha256:HEX`` or as ``builtin:PATH`` (``locate`
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
 import yaml
@@ -79,6 +83,14 @@ class Fields(Struct, forbid_unknown_fields=True, kw_only=True, omit_defaults=Tru
     """The model's mmproj file, for images."""
     parameters: Options = Options()
     """Defaults of a request's options."""
+    kv_type: Literal["f16", "q8_0", "q4_0"] | None = None
+    """Type of the KV cache instead of the configuration's."""
+    quality: Literal["fixed", "adaptive"] | None = None
+    """Whether it may run in a smaller variant of its own when memory is short, instead of the configuration's."""
+    keep_alive: int | float | str | None = None
+    """How long it stays loaded when idle, instead of the configuration's; a duration as in a request."""
+    pinned: bool = False
+    """Once it is loaded it never leaves memory."""
     template: str | None = None
     """A Jinja chat template instead of the GGUF's own."""
     system: str | None = None

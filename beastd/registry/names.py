@@ -54,13 +54,17 @@ class ModelName:
         return "/".join(part for part in (self.host, self.namespace, f"{self.name}:{self.tag}") if part)
 
     @property
+    def whole(self) -> str:
+        """The model and its variant, where one is named; without adapters."""
+        return f"{self.base}@{self.variant}" if self.variant else self.base
+
+    @property
     def short(self) -> str:
         """The model as a person would type it: no ``:latest``."""
         return self.base.removesuffix(f":{DEFAULT_TAG}")
 
     def __str__(self) -> str:
-        variant = f"@{self.variant}" if self.variant else ""
-        return self.base + variant + "".join(f"+{adapter}" for adapter in self.adapters)
+        return self.whole + "".join(f"+{adapter}" for adapter in self.adapters)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ModelName) and str(self).lower() == str(other).lower()

@@ -91,20 +91,23 @@ class Registry:
         """As ``find``. Raises ModelNotFound, with names that are near."""
         return self._model(self.place(name))
 
-    def resolve(self, text: str, default_model: str) -> Resolved:
+    def resolve(self, text: str, default_model: str, adapters: Sequence[AdapterName] | None = None) -> Resolved:
         """The model, variant and adapters a name stands for; an empty one means the default model.
+
+        ``adapters`` stand in for those in the name and those that are on by themselves.
 
         Raises BadRequest for what is no name, ModelNotFound for one that nothing has, BadModel for a broken model.
         """
         asked = self.with_hub_tag(parse_name(text or default_model))
         model = self.get(asked)
-        adapters = [(spelled_part(model.name, "adapter", it.name, model.adapters), it.scale) for it in asked.adapters]
+        wanted = asked.adapters if adapters is None else adapters
+        scales = [(spelled_part(model.name, "adapter", it.name, model.adapters), it.scale) for it in wanted]
         variant = spelled_part(model.name, "variant", asked.variant, model.variants) if asked.variant else None
         return Resolved(
-            name=replace(model.name, variant=variant, adapters=tuple(AdapterName(*it) for it in adapters)),
+            name=replace(model.name, variant=variant, adapters=tuple(AdapterName(*it) for it in scales)),
             model=model,
             variant=_usable(model, model.variants[variant] if variant else model.default),
-            adapters=_adapters(model, dict(adapters)),
+            adapters=[] if adapters == [] else _adapters(model, dict(scales)),
         )
 
     def header(self, files: Files) -> Header:

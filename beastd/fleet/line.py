@@ -1,0 +1,56 @@
+"""The line for memory: models that need some, and who waits for them, oldest first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from beastd.fleet.entry import Claim, Ticket
+from beastd.fleet.spec import Want
+
+
+class Line:
+    """Claims by the best variant they ask for; one that asks for a model in line already joins it there."""
+
+    def __init__(self) -> None:
+        self._claims: dict[str, Claim] = {}
+
+    def __iter__(self) -> Iterator[Claim]:
+        """The claims of this moment, next first."""
+        return iter(tuple(self._claims.values()))
+
+    @property
+    def n_waiting(self) -> int:
+        """Requests in line."""
+        return sum(len(claim.tickets) for claim in self._claims.values())
+
+    def add(self, ticket: Ticket, want: Want, order: int) -> Claim:
+        """Give a request its model's place, or one by its order."""
+        key = want.best.key
+        claim = self._claims.setdefault(key, Claim(want, order, {}))
+        claim.want = claim.want.met_by(want)
+        claim.tickets[ticket] = want
+        if order < claim.order or len(claim.tickets) == 1:
+            claim.order = order
+            self._claims = dict(sorted(self._claims.items(), key=lambda item: item[1].order))
+        return claim
+
+    def take(self, claim: Claim) -> None:
+        """The claim is served."""
+        del self._claims[claim.want.best.key]
+
+    def leave(self, ticket: Ticket, claim: Claim) -> None:
+        """A request waits no longer; the last one takes its place with it."""
+        del claim.tickets[ticket]
+        if not claim.tickets:
+            self.take(claim)
+
+    def clear(self) -> list[Claim]:
+        """Everybody out, in order."""
+        claims = list(self)
+        self._claims.clear()
+        return claims
+
+    def position(self, ticket: Ticket, claim: Claim) -> int:
+        """The request's place: 1 is next."""
+        n_before = sum(len(other.tickets) for other in self._claims.values() if other.order < claim.order)
+        return n_before + list(claim.tickets).index(ticket) + 1

@@ -1,0 +1,150 @@
+"""What workers a request can be answered by: its model's variants, with their settings and exact needs of memory."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from dataclasses import dataclass
+from typing import Protocol
+
+from beastd import ipc
+from beastd.config import Config
+from beastd.contract import RAM, DeviceNeed, MemoryNeed, ModelShape
+from beastd.errors import BadRequest
+from beastd.fleet import memory
+from beastd.fleet.footprint import Footprint
+from beastd.fleet.memory import auto_parallel
+from beastd.fleet.spec import Want, WorkerSpec
+from beastd.registry.models import Model, Resolved, Variant
+from beastd.registry.registry import Registry
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One variant to be loaded in one way."""
+
+    digest: str
+    paths: tuple[str, ...]
+    label: str
+    settings: ipc.LoadSettings
+    shape: ModelShape
+
+
+class Ledger(Protocol):
+    """Knows what loads take."""
+
+    async def needs(self, cases: list[Case]) -> list[MemoryNeed]:
+        """What each would take, in order."""
+
+
+class TemporaryLedger:
+    """TEMPORARY."""
+
+    async def needs(self, cases: list[Case]) -> list[MemoryNeed]:
+        return [
+            MemoryNeed(
+                devices=[
+                    DeviceNeed(
+                        device=RAM,
+                        weights_bytes=it.shape.weights_bytes,
+                        kv_bytes=memory.kv_bytes(it.shape, it.settings),
+                        compute_bytes=memory.compute_bytes(it.shape, it.settings),
+                    )
+                ],
+                process_bytes=memory.PROCESS_BYTES,
+                is_exact=False,
+            )
+            for it in cases
+        ]
+
+
+MOST_PARALLEL = 8
+"""Sequences at once where the configuration says auto: each reserves its whole context."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wants:
+    """Makes them."""
+
+    registry: Registry
+    ledger: Ledger
+    config: Config
+    budget_bytes: int
+    """Main memory that all models may take, for the number of parallel sequences."""
+
+    async def of(self, resolved: Resolved, num_ctx: int | None) -> Want:
+        """What can answer a request for this name with so much context.
+
+        One variant where the name insists on it or the quality is fixed; else the model's smaller ones as well.
+        Raises BadRequest for more context than the model was trained for.
+        """
+        model = resolved.model
+        top = await self._shape(resolved.variant)
+        settings = self._settings(model, top, self._n_ctx(resolved, top, num_ctx))
+        rungs = [resolved.variant]
+        if resolved.name.variant is None and self.is_adaptive(model):
+            rungs += await self._smaller(model, resolved.variant, top)
+        cases = [
+            Case(it.digest, tuple(map(str, it.files)), f"{model.name} ({it.name})", settings, await self._shape(it))
+            for it in rungs
+        ]
+        needs = await self.ledger.needs(cases)
+        return Want(tuple(self._spec(model, it, settings, need) for it, need in zip(rungs, needs, strict=True)))
+
+    def is_adaptive(self, model: Model) -> bool:
+        """Whether it may run in a smaller variant when memory is short."""
+        return (model.fields.quality or self.config.quality) == "adaptive"
+
+    async def _shape(self, variant: Variant) -> ModelShape:
+        return await asyncio.to_thread(self.registry.shape, variant.files)
+
+    async def _smaller(self, model: Model, best: Variant, shape: ModelShape) -> list[Variant]:
+        """The usable variants smaller than the best, largest first."""
+        found = [it for it in model.variants.values() if not it.problem and it.size_bytes < best.size_bytes]
+        shapes = {it.name: await self._shape(it) for it in found}
+        same = [it for it in found if shapes[it.name].is_same_model(shape)]
+        return sorted(same, key=lambda it: -it.size_bytes)
+
+    def _n_ctx(self, resolved: Resolved, shape: ModelShape, num_ctx: int | None) -> int:
+        if num_ctx and num_ctx > shape.n_ctx_train:
+            raise BadRequest(
+                f"num_ctx {num_ctx} is more than the {shape.n_ctx_train} tokens {resolved.name} was trained for; "
+                f"ask for {shape.n_ctx_train} or fewer"
+            )
+        return min(num_ctx or self.config.context, shape.n_ctx_train)
+
+    def _settings(self, model: Model, shape: ModelShape, n_ctx: int) -> ipc.LoadSettings:
+        config = self.config
+        kv_type = model.fields.kv_type or config.kv_type
+        parallel = config.parallel
+        if parallel == "auto":
+            parallel = auto_parallel(shape, n_ctx, kv_type, self.budget_bytes // 2, most=MOST_PARALLEL)
+        return ipc.LoadSettings(
+            n_ctx=n_ctx,
+            n_parallel=parallel,
+            n_batch=config.batch,
+            n_threads=config.threads,
+            n_gpu_layers=config.gpu_layers,
+            flash_attn=config.flash_attn,
+            kv_type=kv_type,
+            kv_layout=config.kv_layout,
+            mmap=config.mmap,
+            step_ms=config.step_ms,
+        )
+
+    def _spec(self, model: Model, variant: Variant, settings: ipc.LoadSettings, need: MemoryNeed) -> WorkerSpec:
+        loaded_as = zlib.crc32(f"{model.fields.template or ''}\0{settings.kv_type}".encode())
+        return WorkerSpec(
+            key=f"{model.name}@{variant.name}#{variant.digest}#{loaded_as:08x}",
+            name=str(model.name),
+            variant=variant.name,
+            paths=tuple(map(str, variant.files)),
+            template=model.fields.template,
+            settings=settings,
+            weights=Footprint({it.device: it.weights_bytes for it in need.devices}),
+            working=Footprint({it.device: it.kv_bytes + it.compute_bytes for it in need.devices}),
+            process=Footprint({RAM: need.process_bytes}),
+            is_exact=need.is_exact,
+            is_pinned=model.fields.pinned,
+            has_auto_parallel=self.config.parallel == "auto",
+        )
