@@ -18,6 +18,9 @@ class Screen(Protocol):
     def on_loading(self, fraction: float) -> None:
         """The model is being loaded; ``fraction`` of it, from 0 to 1, is there."""
 
+    def on_waiting(self, reason: str) -> None:
+        """Something has to happen before the answer can begin."""
+
     def on_thinking(self, text: str) -> None:
         """A piece of the model's thinking."""
 
@@ -73,6 +76,8 @@ def _take(line: dict[str, Any] | None, answer: Answer, screen: Screen) -> None:
         return
     if line.get("status") == "loading":
         screen.on_loading(float(line.get("load_progress") or 0.0))
+    elif line.get("status") == "waiting":
+        screen.on_waiting(f"place {line.get('queue_position')} in line, waiting for {line.get('waiting_for')}")
     part = line.get("message") or line
     thinking, text = part.get("thinking") or "", part.get("content") or part.get("response") or ""
     answer.thinking += thinking

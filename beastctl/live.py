@@ -99,6 +99,12 @@ class LiveScreen:
         self._progress.load(fraction)
         self._next_frame = self._clock() + PATIENCE_S
 
+    def on_waiting(self, reason: str) -> None:
+        """Tell it instead of the spinner."""
+        self._region.erase()
+        self._progress.wait_for(reason)
+        self._next_frame = self._clock() + PATIENCE_S
+
     def on_thinking(self, text: str) -> None:
         """Collect thinking; it is shown dim until the answer begins."""
         self._thinking += visible(text)

@@ -19,8 +19,11 @@ from beastd.errors import BeastError
 SECTIONS: Mapping[str, Mapping[str, str]] = {
     "Run models": {
         "run": "Answer a prompt, or chat when there is none.",
-        "ps": "Show the models that are loaded.",
+        "ps": "Show the models that are loaded, who waits, and why.",
+        "load": "Load a model, so that its next answer begins at once.",
         "stop": "Unload a model.",
+        "pin": "Load a model and keep it loaded.",
+        "unpin": "Let a pinned model leave memory again.",
         "bench": "Measure the speed of a model, here or on any server.",
     },
     "Get and make models": {

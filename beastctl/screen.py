@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TextIO
 
-from beastctl.render import visible
+from beastctl.render import clip, terminal_width, visible
 
 PATIENCE_S = 1.0
 """What takes less needs no progress."""
@@ -21,20 +21,28 @@ class Progress:
         self._started = time.monotonic()
         self._n_turns = 0
         self._is_shown = False
+        self._reason = ""
 
     def load(self, fraction: float) -> None:
         """``fraction`` of the model is loaded, 0 to 1."""
+        self._reason = ""
         n_full = round(min(max(fraction, 0.0), 1.0) * BAR_WIDTH)
         self._show(f"loading {'━' * n_full}{'─' * (BAR_WIDTH - n_full)} {fraction:4.0%}")
+
+    def wait_for(self, reason: str) -> None:
+        """What has to happen first, shown beside the spinner until something else is."""
+        self._reason = f" {visible(reason)}"
+        self.wait()
 
     def wait(self) -> None:
         """Time passes, and how much remains is not known."""
         self._n_turns += 1
-        self._show(SPINNER[self._n_turns % len(SPINNER)])
+        self._show(SPINNER[self._n_turns % len(SPINNER)] + self._reason)
 
     def clear(self) -> None:
         """Take the line off the screen; the next one waits its second again."""
         self._started = time.monotonic()
+        self._reason = ""
         if self._is_shown:
             self._out.write("\r\x1b[K")
             self._out.flush()
@@ -42,7 +50,7 @@ class Progress:
 
     def _show(self, text: str) -> None:
         if self._out.isatty() and time.monotonic() - self._started >= PATIENCE_S:
-            self._out.write(f"\r{text}\x1b[K")
+            self._out.write(f"\r{clip(text, terminal_width(self._out) or len(text))}\x1b[K")
             self._out.flush()
             self._is_shown = True
 
@@ -59,6 +67,10 @@ class PlainScreen:
     def on_loading(self, fraction: float) -> None:
         """Show the bar."""
         self._progress.load(fraction)
+
+    def on_waiting(self, reason: str) -> None:
+        """Tell it."""
+        self._progress.wait_for(reason)
 
     def on_thinking(self, text: str) -> None:  # noqa: ARG002
         """Keep it off a pipe."""
@@ -93,6 +105,10 @@ class SilentScreen:
     def on_loading(self, fraction: float) -> None:
         """Show the bar."""
         self._progress.load(fraction)
+
+    def on_waiting(self, reason: str) -> None:
+        """Tell it."""
+        self._progress.wait_for(reason)
 
     def on_thinking(self, text: str) -> None:  # noqa: ARG002
         """Not shown."""

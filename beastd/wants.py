@@ -41,6 +41,7 @@ class TemporaryLedger:
     """TEMPORARY."""
 
     async def needs(self, cases: list[Case]) -> list[MemoryNeed]:
+        """TEMPORARY."""
         return [
             MemoryNeed(
                 devices=[

@@ -16,6 +16,7 @@ import msgspec
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
+from beastd.api.tally import Tally
 from beastd.contract import Final
 from beastd.errors import BeastError, Cancelled, Forbidden
 from beastd.log import log_request
@@ -78,8 +79,8 @@ def _allow(error: web.HTTPException) -> dict[str, str]:
     return {hdrs.ALLOW: error.headers[hdrs.ALLOW]} if hdrs.ALLOW in error.headers else {}
 
 
-def request_log() -> Middleware:
-    """Log one line for each finished POST, cancelled ones too."""
+def request_log(tally: Tally) -> Middleware:
+    """Log and count each finished POST, cancelled ones too."""
     ids = itertools.count(1)
 
     @web.middleware
@@ -95,30 +96,41 @@ def request_log() -> Middleware:
         except asyncio.CancelledError:
             raise
         finally:
-            _log_line(request, next(ids), status, reason, start_s)
+            _finish(request, tally, next(ids), (status, reason), start_s)
 
     return logged
 
 
-def _log_line(request: web.Request, id_: int, status: int, reason: str, start_s: float) -> None:
+def _finish(request: web.Request, tally: Tally, id_: int, end: tuple[int, str], start_s: float) -> None:
+    status, reason = end
     final: Final | None = request.get("final")
     error: BeastError | None = request.get("error")
     first_s: float | None = request.get("first_s")
+    total_s, ttft_s = time.monotonic() - start_s, first_s - start_s if first_s else None
+    verb = _verb(request)
+    status = error.status if error else status
+    tally.add(verb, status, request.get("model") if final else None, ttft_s, total_s)
     log_request(
         id=id_,
         client=request.remote or "unix",
-        verb=request.path.removeprefix("/api/"),
-        status=error.status if error else status,
-        total_ms=(time.monotonic() - start_s) * 1e3,
+        verb=verb,
+        status=status,
+        total_ms=total_s * 1e3,
         model=request.get("model"),
         variant=final.variant if final else None,
         reason=(final.reason if final else reason) or None,
         n_prompt=final.n_prompt if final else None,
         n_cached=final.n_cached if final else None,
         n_answer=final.n_answer if final else None,
-        ttft_ms=(first_s - start_s) * 1e3 if first_s else None,
+        ttft_ms=None if ttft_s is None else ttft_s * 1e3,
         error=error.code if error else None,
     )
+
+
+def _verb(request: web.Request) -> str:
+    """The route's path, not the client's: that could be anything."""
+    route = request.match_info.route.resource
+    return (route.canonical if route else "unknown").removeprefix("/api/")
 
 
 def guard(origins: Iterable[str]) -> Middleware:

@@ -305,7 +305,7 @@ def _process(running: Running) -> dict[str, Any]:
         "pid": status.pid,
         "load_s": round(status.load_s, 3),
         "kv_type": status.kv_type,
-        "n_waiting": status.n_waiters + max(0, status.n_leases - status.n_parallel),
+        "n_waiting": status.n_waiting,
         "is_pinned": status.is_pinned,
         "best_variant": status.best_variant,
         "becomes": status.becomes,

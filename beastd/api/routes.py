@@ -10,8 +10,10 @@ from aiohttp import web
 from beastd.api import library as shelf
 from beastd.api import native
 from beastd.api.decode import MAX_BODY_BYTES
+from beastd.api.metrics import TALLY, metrics
 from beastd.api.middleware import errors_as_json, guard, on_prepare, request_log
 from beastd.api.stream import json_response
+from beastd.api.tally import Tally
 from beastd.library.library import Library
 from beastd.service import Service
 
@@ -20,7 +22,10 @@ def make_app(
     service: Service, library: Library, health: Callable[[], dict[str, Any]], origins: Iterable[str]
 ) -> web.Application:
     """Everything a client can reach."""
-    app = web.Application(middlewares=[request_log(), errors_as_json, guard(origins)], client_max_size=MAX_BODY_BYTES)
+    tally = Tally()
+    middlewares = [request_log(tally), errors_as_json, guard(origins)]
+    app = web.Application(middlewares=middlewares, client_max_size=MAX_BODY_BYTES)
+    app[TALLY] = tally
     app.on_response_prepare.append(on_prepare)
     app[native.SERVICE] = service
     app[shelf.LIBRARY] = library
@@ -33,6 +38,7 @@ def make_app(
 
     app.router.add_get("/", root)
     app.router.add_get("/healthz", healthz)
+    app.router.add_get("/metrics", metrics)
     app.router.add_post("/api/generate", native.generate)
     app.router.add_post("/api/chat", native.chat)
     app.router.add_get("/api/tags", native.tags)

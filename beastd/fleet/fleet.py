@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from beastd.errors import BeastError, DoesNotFit, OutOfMemory
 from beastd.fleet import policy, refusals
@@ -349,7 +349,7 @@ class Fleet:
                 self.line.take(claim)
                 entry.waiters = claim.tickets
                 self._places.update(dict.fromkeys(claim.tickets, entry))
-                self._reshape(entry, target, f"{len(claim.tickets)} requests need it")
+                self._reshape(entry, target, f"{_requests(claim.tickets)} it")
                 return Footprint()
             if plan.verdict is not Verdict.WAIT:
                 self._make_room(plan, spec)
@@ -377,7 +377,7 @@ class Fleet:
         self._places.update(dict.fromkeys(claim.tickets, entry))
         if spec.key != claim.want.best.key:
             self._step_up_at = self._now + STEP_UP_AFTER_S
-        self._note("load", spec, f"{len(claim.tickets)} requests want it; it needs {spec.need}")
+        self._note("load", spec, f"{_requests(claim.tickets)} it; it needs {spec.need}")
         self._effects.start(entry.id, spec)
 
     # --- making room ---
@@ -499,6 +499,10 @@ def _smaller(entry: Entry) -> Want | None:
     if spec.has_auto_parallel and spec.settings.n_parallel > 1:
         return Want((spec.with_parallel(spec.settings.n_parallel // 2), *lower))
     return Want(lower) if lower else None
+
+
+def _requests(tickets: Collection[Ticket]) -> str:
+    return "one request wants" if len(tickets) == 1 else f"{len(tickets)} requests want"
 
 
 def _worth(tenant: policy.Tenant, now: float) -> str:

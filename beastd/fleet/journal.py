@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
 
 MOST_DECISIONS = 200
@@ -26,10 +26,12 @@ class Journal:
     """The last decisions, oldest first."""
 
     def __init__(self) -> None:
+        self.n_by_act: Counter[str] = Counter()
         self.decisions: deque[Decision] = deque(maxlen=MOST_DECISIONS)
 
     def note(self, at: float, act: str, subject: str, why: str) -> Decision:
         """Write one down."""
+        self.n_by_act[act] += 1
         decision = Decision(at, act, subject, why)
         self.decisions.append(decision)
         return decision

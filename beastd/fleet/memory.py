@@ -96,7 +96,7 @@ def _limits_upward(mount: Path, group: str, file: str) -> Iterator[int]:
 
 
 def available_ram_bytes(root: Path = Path("/")) -> int:
-    """TEMPORARY"""
+    """TEMPORARY."""
     for line in (root / "proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024

@@ -99,7 +99,10 @@ class Pool:
         """
         entry = self._fleet.roster.get(id_)
         if entry is not None and not even_pinned and self._fleet.roster.is_pinned(entry.spec):
-            raise Conflict(f"{entry.spec.label} is pinned and stays loaded; `beast unpin {entry.spec.name}` first")
+            pins = self._fleet.roster.pins
+            own = f"{entry.spec.name}@{entry.spec.variant}"
+            pin = own if own.lower() in pins else entry.spec.name
+            raise Conflict(f"{entry.spec.label} is pinned and stays loaded; `beast unpin {pin}` first")
         is_known = self._fleet.on_unload(id_, self._clock())
         if is_known and self._lives[id_].worker.is_stopping:
             await asyncio.wait([self._lives[id_].task])

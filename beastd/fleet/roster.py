@@ -138,6 +138,11 @@ class Roster:
         tenants = [policy.Tenant(entry.id, entry.holds) if entry is but else self.tenant(entry, now) for entry in self]
         return policy.plan(need, self.budget - promised, tenants, acts=acts, rank=self._rank)
 
+    def leaving(self, now: float) -> list[int]:
+        """The workers that could leave now, in the order in which they would have to."""
+        tenants = [self.tenant(entry, now) for entry in self]
+        return [it.id for it in sorted(tenants, key=self._rank) if it.can_leave]  # type: ignore[arg-type]
+
     def room_for(self, want: Want) -> tuple[Footprint, list[str]]:
         """What could ever be had for the request, and the pinned models that hold the rest."""
         pinned = [entry for entry in self if self.is_pinned(entry.spec) and not want.rung(entry.spec.key)]

@@ -46,7 +46,14 @@ class WorkerStatus:
     """What loading it again would take."""
     idle_s: float
     """Seconds since its last answer; 0 while it is in use."""
+    leaves_after: int | None
+    """How many others would have to leave before it, were there no room; None: it cannot leave now."""
     stats: EngineStats = field(default_factory=EngineStats)
+
+    @property
+    def n_waiting(self) -> int:
+        """Requests that wait for its load or change, or for one of its sequences."""
+        return self.n_waiters + max(0, self.n_leases - self.n_parallel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +98,8 @@ class FleetStatus:
     resting: list[RestStatus]
     decisions: list[DecisionStatus]
     """Oldest first."""
+    n_decisions: dict[str, int]
+    """Act → how often, since the daemon started."""
     budget_bytes: dict[str, int]
     """Device → bytes that workers may hold now."""
     used_bytes: dict[str, int]

@@ -50,21 +50,23 @@ class View:
     def status(self) -> FleetStatus:
         """All of it."""
         fleet, now = self._fleet, self._clock()
+        leaving = fleet.roster.leaving(now)
         used = sum((entry.holds for entry in fleet.roster), Footprint())
         return FleetStatus(
-            workers=[self._worker(entry) for entry in fleet.roster],
+            workers=[self._worker(entry, leaving) for entry in fleet.roster],
             line=[self._claim(claim) for claim in fleet.line],
             resting=[
                 RestStatus(key, failure.n, failure.until - now, failure.error.message)
                 for key, failure in fleet.cooling.all_resting(now).items()
             ],
             decisions=[DecisionStatus(self._wall(it.at), it.act, it.subject, it.why) for it in fleet.journal.decisions],
+            n_decisions=dict(fleet.journal.n_by_act),
             budget_bytes=dict(fleet.roster.budget),
             used_bytes=dict(used),
             pins=sorted(fleet.roster.pins),
         )
 
-    def _worker(self, entry: Entry) -> WorkerStatus:
+    def _worker(self, entry: Entry, leaving: list[int]) -> WorkerStatus:
         life, roster, now = self._lives[entry.id], self._fleet.roster, self._clock()
         spec, tenant = entry.spec, roster.tenant(entry, now)
         return WorkerStatus(
@@ -89,6 +91,7 @@ class View:
             rate=tenant.rate,
             reload_s=tenant.reload_s,
             idle_s=max(0.0, now - entry.idle_since) if entry.is_idle else 0.0,
+            leaves_after=leaving.index(entry.id) if entry.id in leaving else None,
             stats=life.worker.stats,
         )
 

@@ -15,6 +15,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from beastd.api.decode import body
 from beastd.api.middleware import errors_as_json, guard, is_local_origin, is_own_host, on_prepare, request_log
 from beastd.api.stream import json_response, ndjson
+from beastd.api.tally import Tally
 from beastd.contract import GenerateRequest
 from beastd.errors import EngineFailed, ModelNotFound
 
@@ -33,7 +34,7 @@ async def serve() -> AsyncIterator[StartServer]:
     clients: list[Client] = []
 
     async def start(handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> Client:
-        middlewares = [request_log(), errors_as_json, guard(["https://app.example"])]
+        middlewares = [request_log(Tally()), errors_as_json, guard(["https://app.example"])]
         app = web.Application(middlewares=middlewares, client_max_size=MAX_BODY_BYTES)
         app.on_response_prepare.append(on_prepare)
         app.router.add_post("/", handler)
