@@ -32,6 +32,7 @@ _KV_TYPE = {"f16": 1, "q8_0": 8, "q4_0": 2}
 _GGML_LOG_DEBUG, _GGML_LOG_ERROR, _GGML_LOG_CONT = 1, 4, 5
 _BUFFER_SIZE = re.compile(r"(\S+)\s+(?:model|KV|RS|output|compute) buffer size =\s+([\d.]+) MiB")
 _NO_MEMORY = re.compile(r"(?:failed|unable) to allocate|bad_alloc|out of memory|Cannot allocate memory", re.IGNORECASE)
+_SPARE_MEMORY = "free memory, or try a smaller variant, a smaller context or fewer parallel sequences"
 _WARM_UP_TOKENS = 64
 _N_LANDMARKS = 64
 """Tokens whose texts tell one vocabulary from another of the same size."""
@@ -153,7 +154,7 @@ class Llama:
         self.adds_bos = bool(lib.llama_vocab_get_add_bos(self.vocab))
         """Whether the model's texts begin with a BOS."""
 
-    # --- loading ---
+    # --- loading, reshaping ---
 
     def open(self, load: Load, *, is_asleep: bool = False) -> None:
         """Load the model, unless it is there, and make a context, unless it is to sleep.
@@ -167,10 +168,13 @@ class Llama:
         self.n_threads = load.settings.n_threads or default_threads()
         self.n_ctx = load.settings.n_ctx
         self.n_parallel = load.settings.n_parallel
-        if not self._model:
-            self._open_model(load)
-        if not is_asleep:
-            self._open_context(load)
+        try:
+            if not self._model:
+                self._open_model(load)
+            if not is_asleep:
+                self._open_context(load)
+        except MemoryError as error:
+            raise OutOfMemory(f"no memory for {load.label}; {_SPARE_MEMORY}") from error
 
     def close(self, *, keeps_model: bool) -> None:
         """Give back the memory of the context, and of the model with its adapters."""
@@ -195,7 +199,7 @@ class Llama:
         self.n_vocab = int(lib.llama_vocab_n_tokens(self.vocab))
         identity = self._identify()
         if self._identity not in (None, identity):
-            raise BadModel(f"{load.label} is another model than the one that runs: it differs in more than quantization")
+            raise BadModel(f"{load.label} is not the model that runs: it differs in more than its quantization")
         self._identity = identity
 
     def _identify(self) -> tuple[object, ...]:
@@ -259,8 +263,7 @@ class Llama:
         reason = self._reason()
         if not _NO_MEMORY.search(reason):
             return error(f"{what}: {reason}")
-        advice = "free memory, or try a smaller variant, a smaller context or fewer parallel sequences"
-        return OutOfMemory(f"{what} in the memory there is: {reason}; {advice}")
+        return OutOfMemory(f"{what} in the memory there is: {reason}; {_SPARE_MEMORY}")
 
     def _reason(self) -> str:
         return "; ".join(self._log.errors) or "it gave no reason"
@@ -269,6 +272,11 @@ class Llama:
     def gpu_bytes(self) -> dict[str, int]:
         """GPU → bytes of its buffers, as llama.cpp logged them when it made them."""
         return dict(Counter(self._model_gpu_bytes) + Counter(self._context_gpu_bytes))
+
+    @property
+    def n_adapters(self) -> int:
+        """LoRA adapters in memory."""
+        return len(self._loras)
 
     @property
     def template(self) -> str | None:
