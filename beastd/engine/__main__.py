@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import ctypes
 import os
-import resource
 import signal
 import socket
 import sys
@@ -18,13 +17,20 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from concurrent.futures import Future
 from queue import SimpleQueue
+from typing import TYPE_CHECKING
 
 from beastd import ipc
 from beastd.errors import BeastError
 
+if TYPE_CHECKING:
+    from beastd.engine.engine import Engine
+    from beastd.engine.llama import Llama
+
 _PR_SET_PDEATHSIG = 1
 _PROGRESS_EVERY_S = 0.05
+_LOWEST_PRIORITY = 19
 
 
 class Link:
@@ -62,20 +68,45 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def resident_bytes() -> int:
-    """Memory this process holds now, mapped model included (the peak, where /proc is missing)."""
-    try:
-        with open("/proc/self/statm") as statm:  # noqa: PTH123
-            return int(statm.read().split()[1]) * resource.getpagesize()
-    except OSError:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
-
-
 def serve(link: Link) -> None:
     """Load what the first frame names, say Ready, and run the engine."""
-    load = link.inbox.get()
-    assert isinstance(load, ipc.Load), "the daemon speaks first"
+    try:
+        engine = load_gently(link)
+    except BeastError as error:
+        link.send(ipc.LoadError(ipc.Failure(error.code, error.message)))
+        sys.exit(1)
+    link.send(engine.ready)
+    engine.run()
+
+
+def load_gently(link: Link) -> Engine:
+    """Load in a thread that other processes' threads come before, and so do this one's, once it serves."""
+    order = link.inbox.get()
+    assert isinstance(order, ipc.Load), "the daemon speaks first"
+    future: Future[tuple[Engine, Llama]] = Future()
+    thread = threading.Thread(target=_load, args=(order, link, future), name="load")
+    thread.start()
+    thread.join()
+    engine, llama = future.result()
+    llama.touch()  # OpenMP keeps a pool for each thread that computes: this one's has none yet
+    return engine
+
+
+def _load(order: ipc.Load, link: Link, future: Future[tuple[Engine, Llama]]) -> None:
+    try:
+        _yield_to_others()
+        future.set_result(_made(order, link))
+    except BaseException as error:
+        future.set_exception(error)
+
+
+def _yield_to_others() -> None:
+    """Give this thread, and those it will start, the lowest priority; Linux keeps one for each thread."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
+
+
+def _made(order: ipc.Load, link: Link) -> tuple[Engine, Llama]:
     # Imported only now: the reader thread must be up before anything slow, and it needs neither numpy nor llama.cpp.
     from beastd.engine.engine import Engine
     from beastd.engine.intake import Intake
@@ -84,23 +115,12 @@ def serve(link: Link) -> None:
     from beastd.engine.outbox import Outbox
     from beastd.engine.scheduler import Scheduler, StepBudget
 
-    llama = Llama(load, _progress(link))
-    intake = Intake(llama, load.template)
+    llama = Llama(order, _progress(link))
+    intake = Intake(llama, order.template)
     rate = llama.warm_up()
-    cache = KVCache(llama.n_parallel, run_bonus=RUN_BONUS if load.settings.kv_layout == "partitioned" else 0)
-    scheduler = Scheduler(cache, StepBudget(load.settings.step_ms / 1e3, llama.n_batch, rate))
-    link.send(
-        ipc.Ready(
-            n_ctx=llama.n_ctx,
-            n_parallel=llama.n_parallel,
-            n_threads=llama.n_threads,
-            resident_bytes=resident_bytes(),
-            gpu_bytes=llama.gpu_bytes,
-            can_insert=llama.fill_in_middle is not None,
-            can_think=intake.template.knows_thinking,
-        )
-    )
-    Engine(llama, intake, scheduler, link.inbox, Outbox(link.send)).run()
+    cache = KVCache(llama.n_parallel, run_bonus=RUN_BONUS if order.settings.kv_layout == "partitioned" else 0)
+    scheduler = Scheduler(cache, StepBudget(order.settings.step_ms / 1e3, llama.n_batch, rate))
+    return Engine(llama, intake, scheduler, link.inbox, Outbox(link.send)), llama
 
 
 def _progress(link: Link) -> Callable[[float], None]:
@@ -124,11 +144,7 @@ def main() -> None:
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     link.start_reading()
-    try:
-        serve(link)
-    except BeastError as error:
-        link.send(ipc.LoadError(ipc.Failure(error.code, error.message)))
-        sys.exit(1)
+    serve(link)
 
 
 if __name__ == "__main__":

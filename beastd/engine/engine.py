@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import time
 import traceback
+from dataclasses import asdict
 from queue import SimpleQueue
 
 from beastd import ipc
 from beastd.contract import Logprob, TokenLogprob
 from beastd.engine.intake import Intake
 from beastd.engine.llama import DecodeError, FloatArray, Llama
+from beastd.engine.memory import held
 from beastd.engine.outbox import Outbox
+from beastd.engine.reshape import Shape
 from beastd.engine.sampler import Sampled
 from beastd.engine.scheduler import Chunk, Scheduler
 from beastd.engine.sequence import Sequence
+from beastd.engine.tally import Tally
 from beastd.errors import BeastError, EngineFailed
 
 INTAKE_NS = 20_000_000
@@ -31,12 +35,22 @@ class Engine:
         self._scheduler = scheduler
         self._inbox = inbox
         self._outbox = outbox
+        self._shape = Shape(llama, intake, scheduler)
+        self._tally = Tally()
         self._arrived: dict[int, ipc.Submit] = {}
         """Requests that are not sequences yet, oldest first."""
         self._live: dict[int, Sequence] = {}
 
+    @property
+    def ready(self) -> ipc.Ready:
+        """What the daemon is told of it."""
+        return self._shape.ready
+
     def run(self) -> None:
-        """Serve for ever; the process ends with its daemon's end of the pipe."""
+        """Serve for ever; the process ends with its daemon's end of the pipe.
+
+        Raises ``BeastError`` when the model was lost in a reshape; every request has its ending then.
+        """
         while True:
             self.step()
 
@@ -69,6 +83,31 @@ class Engine:
             if sequence := self._live.get(message.id):
                 self._drop(sequence)
                 self._outbox.forget(message.id)
+        elif isinstance(message, ipc.Reshape):
+            self._reshape(message)
+        elif isinstance(message, ipc.Ping):
+            self._outbox.tell(ipc.Pong(self._stats()))
+
+    def _reshape(self, order: ipc.Reshape) -> None:
+        self._outbox.flush(time.monotonic_ns())
+        try:
+            reshaped = self._shape.become(order, self._live.values())
+        except BeastError as error:
+            for id_ in [*self._live, *self._arrived]:
+                self._outbox.end(id_, _failure(error))
+            self._outbox.flush(time.monotonic_ns())
+            raise
+        self._outbox.tell(reshaped)
+
+    def _stats(self) -> ipc.EngineStats:
+        return ipc.EngineStats(
+            n_running=len(self._scheduler.running),
+            n_waiting=len(self._scheduler.waiting) + len(self._arrived),
+            n_kv_tokens=self._scheduler.cache.n_tokens,
+            n_adapters=self._llama.n_adapters,
+            **asdict(held()),
+            **asdict(self._tally),
+        )
 
     def _take_in(self) -> None:
         """Make sequences of the requests that have arrived: at least one, the others as time allows."""
@@ -80,6 +119,8 @@ class Engine:
 
     def _submit(self, submit: ipc.Submit) -> None:
         try:
+            if self._shape.is_asleep:
+                raise EngineFailed("the model sleeps, and was sent a request before it was woken; ask again")
             sequence = self._intake.sequence(submit)
         except Exception as error:  # one request's odd input must not end its neighbours
             self._outbox.end(submit.id, _failure(error))
@@ -90,10 +131,11 @@ class Engine:
     def _begin(self, sequence: Sequence, now_ns: int) -> None:
         """The sequence has its slot: drop from it what the prompt does not share."""
         assert sequence.slot is not None
-        sequence.prompt_start_ns = now_ns
+        sequence.prompt_start_ns = sequence.prompt_start_ns or now_ns
         if not self._llama.forget(sequence.slot.index, sequence.n_cached):
             sequence.slot.tokens.clear()
             sequence.n_cached = 0
+        self._tally.n_cached += sequence.n_cached
 
     # --- one step ---
 
@@ -106,6 +148,7 @@ class Engine:
             self._fail(chunks, error)
             return
         now_ns = time.monotonic_ns()
+        self._tally.step(chunks, (now_ns - start_ns) / 1e9)
         if any(chunk.is_prefill for chunk in chunks):
             self._scheduler.budget.observe(sum(len(chunk.tokens) for chunk in chunks), (now_ns - start_ns) / 1e9)
         rows = iter(logits)
@@ -125,7 +168,7 @@ class Engine:
     def _advance(self, sequence: Sequence, logits: FloatArray, now_ns: int) -> None:
         """Sample the sequence's next token, unless the answer has all it may have."""
         sequence.answer_end_ns = now_ns
-        if not sequence.answer:
+        if not sequence.n_said:
             sequence.answer_start_ns = now_ns
         if sequence.is_full:
             self._end(sequence, "length")
@@ -139,6 +182,7 @@ class Engine:
     def _extend(self, sequence: Sequence, sampled: Sampled) -> None:
         """Add a token to the answer; release its text; end at a stop string or a limit."""
         sequence.answer.append(sampled.token)
+        self._tally.n_answer += 1
         if sampled.logprob is not None:
             sequence.logprobs.append(self._logprob(sampled))
         self._say(sequence, sequence.detokenizer.push(self._llama.piece(sampled.token)))
@@ -152,7 +196,7 @@ class Engine:
         if sequence.thinking:
             thinking, text = sequence.thinking.push(text)
         if text or thinking:
-            self._outbox.say(sequence.id, text, thinking, sequence.logprobs, is_first=len(sequence.answer) == 1)
+            self._outbox.say(sequence.id, text, thinking, sequence.logprobs, is_first=sequence.n_said == 1)
             sequence.logprobs = []
 
     def _end(self, sequence: Sequence, reason: str) -> None:

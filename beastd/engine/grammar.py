@@ -116,13 +116,27 @@ class Grammar:
 
     def __init__(self, vocab: lib.llama_vocab_p, n_vocab: int, gbnf: str) -> None:
         """Raise ``BadRequest`` when llama.cpp does not parse the grammar."""
-        self._sampler = lib.llama_sampler_init_grammar(vocab, gbnf.encode(), b"root")
-        if not self._sampler:
-            raise BadRequest("llama.cpp cannot parse the grammar made from format; simplify the JSON Schema")
-        weakref.finalize(self, lib.llama_sampler_free, self._sampler)
+        self._gbnf = gbnf.encode()
+        self._bind(vocab)
         self._all = np.zeros(n_vocab, _TOKEN_DATA)
         self._all["id"] = np.arange(n_vocab)
         self._one = np.zeros(1, _TOKEN_DATA)
+
+    def renew(self, vocab: lib.llama_vocab_p, accepted: list[int]) -> None:
+        """Another copy of the model took the place of the one before, with a vocabulary handle of its own.
+
+        ``accepted`` are all the tokens accepted so far.
+        """
+        self._free()
+        self._bind(vocab)
+        for token in accepted:
+            self.accept(token)
+
+    def _bind(self, vocab: lib.llama_vocab_p) -> None:
+        self._sampler = lib.llama_sampler_init_grammar(vocab, self._gbnf, b"root")
+        if not self._sampler:
+            raise BadRequest("llama.cpp cannot parse the grammar made from format; simplify the JSON Schema")
+        self._free = weakref.finalize(self, lib.llama_sampler_free, self._sampler)
 
     def is_allowed(self, token: int) -> bool:
         """Whether the grammar lets this token come next."""

@@ -33,8 +33,12 @@ class Intake:
 
     def __init__(self, llama: Llama, template: str | None) -> None:
         self._llama = llama
-        self.template = self._compile(template or llama.template or PLAIN_TEMPLATE, BadModel)
         self._breakers: dict[tuple[str, ...], frozenset[int]] = {}
+        self.renew(template)
+
+    def renew(self, template: str | None) -> None:
+        """Take this chat template, or else the one of the file that is loaded now. Raises ``BadModel``."""
+        self.template = self._compile(template or self._llama.template or PLAIN_TEMPLATE, BadModel)
 
     def sequence(self, submit: ipc.Submit) -> Sequence:
         """The request as a sequence.
@@ -45,10 +49,13 @@ class Intake:
         n_ctx = min(submit.n_ctx or self._llama.n_ctx, self._llama.n_ctx)
         built = self._fitted(submit, n_ctx)
         sampling = submit.sampling
+        grammar = self._grammar(submit)
         return Sequence(
             id=submit.id,
             prompt=built.tokens,
-            sampler=self._sampler(submit, built.tokens),
+            sampler=self._sampler(sampling, built.tokens, grammar),
+            grammar=grammar,
+            variant=self._llama.load.variant,
             detokenizer=Detokenizer(sampling.stop),
             n_ctx=n_ctx,
             n_predict=sampling.num_predict if sampling.num_predict >= 0 else n_ctx,
@@ -112,9 +119,11 @@ class Intake:
 
     # --- sampling ---
 
-    def _sampler(self, submit: ipc.Submit, prompt: list[int]) -> Sampler:
-        sampling = submit.sampling
+    def _grammar(self, submit: ipc.Submit) -> Grammar | None:
         gbnf = to_gbnf(submit.format) if submit.format is not None else None
+        return Grammar(self._llama.vocab, self._llama.n_vocab, gbnf) if gbnf else None
+
+    def _sampler(self, sampling: ipc.Sampling, prompt: list[int], grammar: Grammar | None) -> Sampler:
         return Sampler(
             sampling,
             n_vocab=self._llama.n_vocab,
@@ -122,7 +131,7 @@ class Intake:
             breakers=self._breaker_tokens(sampling) if sampling.dry_multiplier else frozenset(),
             eog=self._llama.eog,
             history=prompt,
-            grammar=Grammar(self._llama.vocab, self._llama.n_vocab, gbnf) if gbnf else None,
+            grammar=grammar,
         )
 
     def _token(self, key: str) -> int:

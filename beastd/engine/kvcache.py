@@ -47,6 +47,24 @@ class KVCache:
         self._run_bonus = run_bonus
         self._clock = 0
 
+    def resize(self, n_slots: int, *, run_bonus: int = 0) -> None:
+        """Have so many slots from now on: busy ones stay, then those used last; some get another index."""
+        worth = sorted(self.slots, key=lambda slot: (slot.is_busy, bool(slot.tokens), slot.last_used), reverse=True)
+        kept, gone = worth[:n_slots], worth[n_slots:]
+        assert not any(slot.is_busy for slot in gone), "a busy slot cannot be taken away"
+        taken = {slot.index for slot in kept if slot.index < n_slots}
+        free = (index for index in range(n_slots) if index not in taken)
+        for slot in kept:
+            if slot.index >= n_slots:
+                slot.index = next(free)
+        self.slots = sorted([*kept, *map(Slot, free)], key=lambda slot: slot.index)
+        self._run_bonus = run_bonus
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens in all slots."""
+        return sum(len(slot.tokens) for slot in self.slots)
+
     @property
     def has_free(self) -> bool:
         """Whether a sequence could be admitted now."""

@@ -9,7 +9,7 @@ import ctypes
 import os
 import re
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,9 +18,11 @@ import numpy as np
 import numpy.typing as npt
 
 from beastd.engine.kvcache import AdapterSet
+from beastd.engine.kvstate import State, with_streams
+from beastd.engine.memory import give_back
 from beastd.engine.scheduler import Chunk
 from beastd.engine.threads import default_threads
-from beastd.errors import BadModel, LoadFailed
+from beastd.errors import BadModel, BeastError, LoadFailed, OutOfMemory
 from beastd.ipc import Load
 
 FloatArray = npt.NDArray[np.float32]
@@ -29,7 +31,11 @@ _FLASH_ATTN = {"auto": -1, "off": 0, "on": 1}
 _KV_TYPE = {"f16": 1, "q8_0": 8, "q4_0": 2}
 _GGML_LOG_DEBUG, _GGML_LOG_ERROR, _GGML_LOG_CONT = 1, 4, 5
 _BUFFER_SIZE = re.compile(r"(\S+)\s+(?:model|KV|RS|output|compute) buffer size =\s+([\d.]+) MiB")
+_NO_MEMORY = re.compile(r"(?:failed|unable) to allocate|bad_alloc|out of memory|Cannot allocate memory", re.IGNORECASE)
+_SPARE_MEMORY = "free memory, or try a smaller variant, a smaller context or fewer parallel sequences"
 _WARM_UP_TOKENS = 64
+_N_LANDMARKS = 64
+"""Tokens whose texts tell one vocabulary from another of the same size."""
 
 
 class DecodeError(Exception):
@@ -125,26 +131,21 @@ class Llama:
     def __init__(self, load: Load, on_progress: Callable[[float], None], *, n_outputs: int = 0) -> None:
         """Load the model and make its context; a step may ask for ``n_outputs`` rows of logits, 0: one a sequence.
 
-        Raises ``BadModel`` when llama.cpp cannot use the file, ``LoadFailed`` when the context cannot be made.
+        Raises as ``open``.
         """
-        settings = load.settings
         self._log = _LogTap()
         lib.llama_log_set(self._log.callback, ctypes.c_void_p(0))
         lib.llama_backend_init()
-        self._model = self._load_model(load, on_progress)
-        self.vocab = lib.llama_model_get_vocab(self._model)
-        """Handle for grammar samplers."""
-        self.n_threads = settings.n_threads or default_threads()
-        self._ctx = self._make_context(load, n_outputs)
-        self._memory = lib.llama_get_memory(self._ctx)
-        self.n_vocab = int(lib.llama_vocab_n_tokens(self.vocab))
-        self.n_ctx = min(settings.n_ctx, int(lib.llama_n_ctx_seq(self._ctx)))
-        self.n_batch = int(lib.llama_n_batch(self._ctx))
-        self.n_parallel = settings.n_parallel
-        self._batch = Batch(self.n_batch, settings.n_parallel, self.n_ctx)
+        self._on_progress = on_progress
+        self._n_outputs = n_outputs
         self._pieces: dict[int, bytes] = {}
         self._loras: dict[str, ctypes.c_void_p] = {}
         self._adapters: AdapterSet = ()
+        self._model = self._ctx = self._memory = None
+        self._model_gpu_bytes: dict[str, int] = {}
+        self._context_gpu_bytes: dict[str, int] = {}
+        self._identity: tuple[object, ...] | None = None
+        self.open(load)
         self.bos = int(lib.llama_vocab_bos(self.vocab))
         self.eos = int(lib.llama_vocab_eos(self.vocab))
         is_end = lib.llama_vocab_is_eog
@@ -153,11 +154,78 @@ class Llama:
         self.adds_bos = bool(lib.llama_vocab_get_add_bos(self.vocab))
         """Whether the model's texts begin with a BOS."""
 
-    # --- loading ---
+    # --- loading, reshaping ---
 
-    def _load_model(self, load: Load, on_progress: Callable[[float], None]) -> lib.llama_model_p:
+    def open(self, load: Load, *, is_asleep: bool = False) -> None:
+        """Load the model, unless it is there, and make a context, unless it is to sleep.
+
+        Raises ``BadModel`` when llama.cpp cannot use the file or it is of another model than the one before,
+        ``LoadFailed`` when the context cannot be made, ``OutOfMemory``. After an error it is to be closed.
+        """
+        self.load = load
+        """What it is, or after an error was to be."""
+        self._log.errors.clear()
+        self.n_threads = load.settings.n_threads or default_threads()
+        self.n_ctx = load.settings.n_ctx
+        self.n_parallel = load.settings.n_parallel
+        try:
+            if not self._model:
+                self._open_model(load)
+            if not is_asleep:
+                self._open_context(load)
+        except MemoryError as error:
+            raise OutOfMemory(f"no memory for {load.label}; {_SPARE_MEMORY}") from error
+
+    def close(self, *, keeps_model: bool) -> None:
+        """Give back the memory of the context, and of the model with its adapters."""
+        if self._ctx:
+            lib.llama_free(self._ctx)
+        self._ctx = self._memory = None
+        self._adapters = ()
+        self._context_gpu_bytes = {}
+        if self._model and not keeps_model:
+            lib.llama_model_free(self._model)  # with its adapters
+            self._model = None
+            self._loras.clear()
+            self._model_gpu_bytes = {}
+        give_back()
+
+    def _open_model(self, load: Load) -> None:
+        self._log.gpu_bytes.clear()
+        self._model = self._load_model(load)
+        self._model_gpu_bytes = dict(self._log.gpu_bytes)
+        self.vocab = lib.llama_model_get_vocab(self._model)
+        """Handle for grammar samplers, good until the model is closed."""
+        self.n_vocab = int(lib.llama_vocab_n_tokens(self.vocab))
+        identity = self._identify()
+        if self._identity not in (None, identity):
+            raise BadModel(f"{load.label} is not the model that runs: it differs in more than its quantization")
+        self._identity = identity
+
+    def _identify(self) -> tuple[object, ...]:
+        """What all variants of a model share: its architecture's size, and its vocabulary."""
+        ends = lib.llama_vocab_bos(self.vocab), lib.llama_vocab_eos(self.vocab), lib.llama_vocab_eot(self.vocab)
+        landmarks = range(0, self.n_vocab, max(1, self.n_vocab // _N_LANDMARKS))
+        return (
+            int(lib.llama_model_n_layer(self._model)),
+            int(lib.llama_model_n_embd(self._model)),
+            self.n_vocab,
+            ends,
+            tuple(self.text(token) for token in landmarks),
+        )
+
+    def _open_context(self, load: Load) -> None:
+        self._log.gpu_bytes.clear()
+        self._ctx = self._make_context(load)
+        self._context_gpu_bytes = dict(self._log.gpu_bytes)
+        self._memory = lib.llama_get_memory(self._ctx)
+        self.n_ctx = min(load.settings.n_ctx, int(lib.llama_n_ctx_seq(self._ctx)))
+        self.n_batch = int(lib.llama_n_batch(self._ctx))
+        self._batch = Batch(self.n_batch, self.n_parallel, self.n_ctx)
+
+    def _load_model(self, load: Load) -> lib.llama_model_p:
         def report(fraction: float, _user_data: object) -> bool:
-            on_progress(fraction)
+            self._on_progress(fraction)
             return True
 
         params = lib.llama_model_default_params()
@@ -168,10 +236,10 @@ class Llama:
         paths = (ctypes.c_char_p * len(load.paths))(*map(os.fsencode, load.paths))
         model = lib.llama_model_load_from_splits(paths, len(paths), params)
         if not model:
-            raise BadModel(f"llama.cpp cannot load {load.label}: {self._reason()}")
+            raise self._refusal(BadModel, f"llama.cpp cannot load {load.label}")
         return model
 
-    def _make_context(self, load: Load, n_outputs: int) -> lib.llama_context_p:
+    def _make_context(self, load: Load) -> lib.llama_context_p:
         settings = load.settings
         params = lib.llama_context_default_params()
         params.n_ctx = settings.n_ctx * settings.n_parallel
@@ -179,26 +247,36 @@ class Llama:
         params.n_batch = settings.n_batch
         params.n_ubatch = min(settings.n_ubatch, settings.n_batch)
         # Logits are wanted for one token a sequence: room for a whole batch of them would be the largest buffer.
-        params.n_outputs_max = n_outputs or settings.n_parallel
+        params.n_outputs_max = self._n_outputs or settings.n_parallel
         params.n_threads = params.n_threads_batch = self.n_threads
         params.flash_attn_type = _FLASH_ATTN[settings.flash_attn]
         params.type_k = params.type_v = _KV_TYPE[settings.kv_type]
         params.kv_unified = settings.kv_layout == "unified"
         context = lib.llama_init_from_model(self._model, params)
         if not context:
-            raise LoadFailed(
-                f"llama.cpp cannot make a context of {settings.n_parallel} × {settings.n_ctx} tokens for "
-                f"{load.label}: {self._reason()}; try a smaller context or fewer parallel sequences"
-            )
+            context_size = f"{settings.n_parallel} × {settings.n_ctx} tokens"
+            raise self._refusal(LoadFailed, f"llama.cpp cannot make a context of {context_size} for {load.label}")
         return context
+
+    def _refusal(self, error: type[BeastError], what: str) -> BeastError:
+        """The error for what llama.cpp would not do, or, when it lacked memory for it, ``OutOfMemory``."""
+        reason = self._reason()
+        if not _NO_MEMORY.search(reason):
+            return error(f"{what}: {reason}")
+        return OutOfMemory(f"{what} in the memory there is: {reason}; {_SPARE_MEMORY}")
 
     def _reason(self) -> str:
         return "; ".join(self._log.errors) or "it gave no reason"
 
     @property
     def gpu_bytes(self) -> dict[str, int]:
-        """GPU → bytes of its buffers, as llama.cpp logged them at load."""
-        return self._log.gpu_bytes
+        """GPU → bytes of its buffers, as llama.cpp logged them when it made them."""
+        return dict(Counter(self._model_gpu_bytes) + Counter(self._context_gpu_bytes))
+
+    @property
+    def n_adapters(self) -> int:
+        """LoRA adapters in memory."""
+        return len(self._loras)
 
     @property
     def template(self) -> str | None:
@@ -299,6 +377,31 @@ class Llama:
         lib.llama_memory_seq_rm(self._memory, slot, -1, -1)
         return False
 
+    def state_bytes(self, slot: int) -> int:
+        """Size of what ``save`` would return."""
+        return int(lib.llama_state_seq_get_size(self._ctx, slot))
+
+    def save(self, slot: int) -> State:
+        """A slot's KV, for another context of the same model."""
+        state = np.empty(self.state_bytes(slot), np.uint8)
+        n = lib.llama_state_seq_get_data(self._ctx, _bytes_of(state), len(state), slot)
+        return state[:n]
+
+    def restore(self, slot: int, state: State) -> bool:
+        """Fill an empty slot with KV that was saved; False, and the slot empty, when the context cannot hold it."""
+        if self._has_plain_cache:
+            state = with_streams(state, 1 if self.load.settings.kv_layout == "unified" else self.n_parallel)
+        if len(state) and lib.llama_state_seq_set_data(self._ctx, _bytes_of(state), len(state), slot) == len(state):
+            return True
+        self.forget(slot, 0)
+        return False
+
+    @property
+    def _has_plain_cache(self) -> bool:
+        """The model's memory is one cache of all tokens: no windows, no recurrent layers."""
+        is_odd = lib.llama_model_is_recurrent(self._model) or lib.llama_model_is_hybrid(self._model)
+        return not is_odd and lib.llama_model_n_swa(self._model) == 0
+
     def forget_all(self) -> None:
         """Empty every slot."""
         lib.llama_memory_clear(self._memory, True)
@@ -326,6 +429,13 @@ class Llama:
             self._loras[path] = handle
         return self._loras[path]
 
+    def touch(self) -> None:
+        """Compute one token, for the threads and pages it takes, and forget all slots."""
+        token = (ctypes.c_int32 * 1)(max(self.bos, self.eos, 0))
+        lib.llama_decode(self._ctx, lib.llama_batch_get_one(token, 1))
+        lib.llama_synchronize(self._ctx)
+        self.forget_all()
+
     def warm_up(self) -> float:
         """Touch all weights and kernels once, so that the first request is as fast as the tenth.
 
@@ -342,3 +452,7 @@ class Llama:
         took_s = max(1, lib.llama_time_us() - start_us) / 1e6
         self.forget_all()
         return float((n - 1) / took_s)
+
+
+def _bytes_of(state: State) -> ctypes._Pointer[ctypes.c_uint8]:
+    return state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))

@@ -25,7 +25,7 @@ class _Pending:
 class Outbox:
     """Deltas of all sequences since the last frame."""
 
-    def __init__(self, send: Callable[[ipc.Step], None]) -> None:
+    def __init__(self, send: Callable[[ipc.FromWorker], None]) -> None:
         self._send = send
         self._pending: dict[int, _Pending] = {}
         self._is_urgent = False
@@ -64,6 +64,10 @@ class Outbox:
             self._pending.clear()
             self._sent_ns = now_ns
         self._is_urgent = False
+
+    def tell(self, message: ipc.Reshaped | ipc.Pong) -> None:
+        """Send what belongs to no request."""
+        self._send(message)
 
     @staticmethod
     def _delta(id_: int, pending: _Pending) -> ipc.Delta:

@@ -96,6 +96,15 @@ class Scheduler:
         self.running.remove(sequence)
         self.cache.release(sequence.slot)
 
+    def resize(self, n_slots: int, *, run_bonus: int = 0) -> None:
+        """Have so many slots from now on; sequences beyond that number, the last to come, wait again."""
+        for sequence in self.running[n_slots:]:
+            self.remove(sequence)
+            sequence.slot = None
+            sequence.begin_again()
+            self.waiting.append(sequence)
+        self.cache.resize(n_slots, run_bonus=run_bonus)
+
     def admit(self, now_ns: int) -> list[Sequence]:
         """Give free slots to waiting sequences, most urgent first; returns those that got one."""
         admitted: list[Sequence] = []

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from beastd.contract import Final, Logprob
 from beastd.engine.detokenizer import Detokenizer, ThinkingSplitter
 from beastd.engine.kvcache import AdapterSet, Slot
 from beastd.engine.sampler import Sampler
+
+if TYPE_CHECKING:
+    from beastd.engine.grammar import Grammar
 
 
 @dataclass(slots=True, eq=False)
@@ -23,6 +27,10 @@ class Sequence:
     n_predict: int
     """Most tokens to generate."""
     adapters: AdapterSet = ()
+    grammar: Grammar | None = None
+    """The sampler's, which is bound to the model's copy in memory."""
+    variant: str = ""
+    """The quantization that computes."""
     ends: frozenset[int] = frozenset()
     """Tokens that end the answer."""
     thinking: ThinkingSplitter | None = None
@@ -32,10 +40,15 @@ class Sequence:
     arrived_ns: int = 0
 
     answer: list[int] = field(default_factory=list)
+    n_carried: int = 0
+    """Tokens of the answer that count as prompt, since their KV was lost."""
     slot: Slot | None = None
     n_cached: int = 0
     logprobs: list[Logprob] = field(default_factory=list)
     """Of tokens whose text is still held back."""
+    _variants: list[str] = field(default_factory=list)
+    """Those that computed tokens of the answer before, and how many tokens there were then."""
+    _n_said_before: int = 0
     prompt_start_ns: int = 0
     answer_start_ns: int = 0
     answer_end_ns: int = 0
@@ -53,15 +66,47 @@ class Sequence:
     @property
     def is_full(self) -> bool:
         """No further token may be generated: the limit asked for, or the context's."""
-        return len(self.answer) >= self.n_predict or len(self.prompt) + len(self.answer) >= self.n_ctx
+        return self.n_said >= self.n_predict or len(self.prompt) + len(self.answer) >= self.n_ctx
+
+    @property
+    def n_said(self) -> int:
+        """Tokens of the answer so far."""
+        return self.n_carried + len(self.answer)
+
+    @property
+    def said(self) -> list[int]:
+        """The answer so far."""
+        return self.prompt[len(self.prompt) - self.n_carried :] + self.answer
+
+    def begin_again(self) -> None:
+        """The KV is lost: what was said is to be computed again with the prompt, and the answer goes on after it."""
+        self.n_carried = self.n_said
+        self.prompt = self.prompt + self.answer  # the sampler may hold the old list
+        self.answer = []
+        self.n_cached = 0
+
+    def switch(self, variant: str) -> None:
+        """From now on another quantization computes."""
+        self._variants = self.variants
+        self._n_said_before = self.n_said
+        self.variant = variant
+
+    @property
+    def variants(self) -> list[str]:
+        """Every quantization that computed tokens of the answer, in the order of their first."""
+        has_said = self.n_said > self._n_said_before
+        return list(dict.fromkeys([*self._variants, self.variant])) if has_said else self._variants
 
     def final(self, reason: str) -> Final:
         """The ending with its counts and times; the daemon adds the load and total times."""
+        n_prompt, variants = len(self.prompt) - self.n_carried, self.variants
         return Final(
             reason="length" if reason == "length" else "stop",
-            n_prompt=len(self.prompt),
-            n_cached=self.n_cached,
-            n_answer=len(self.answer),
+            variant=self.variant,
+            variants=variants if len(variants) > 1 else [],
+            n_prompt=n_prompt,
+            n_cached=min(self.n_cached, n_prompt),
+            n_answer=self.n_said,
             prompt_ns=max(0, self.answer_start_ns - self.prompt_start_ns),
             answer_ns=max(0, self.answer_end_ns - self.answer_start_ns),
             context=self.prompt + self.answer,

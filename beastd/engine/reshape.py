@@ -1,0 +1,122 @@
+"""Changes what a worker is, between two steps: its variant, its context, asleep or awake; its sequences go on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+
+from beastd import ipc
+from beastd.engine.intake import Intake
+from beastd.engine.kvcache import RUN_BONUS, Slot
+from beastd.engine.kvstate import State
+from beastd.engine.llama import Llama
+from beastd.engine.memory import held
+from beastd.engine.scheduler import Scheduler, StepBudget
+from beastd.engine.sequence import Sequence
+from beastd.errors import BeastError, Conflict
+
+MAX_IDLE_BYTES = 256 * 2**20
+"""KV of ended sequences that is carried over: what came last, as far as it fits."""
+
+
+class Shape:
+    """What the worker is now. Old and new weights are never in memory together."""
+
+    def __init__(self, llama: Llama, intake: Intake, scheduler: Scheduler) -> None:
+        self._llama = llama
+        self._intake = intake
+        self._scheduler = scheduler
+        self.is_asleep = False
+
+    @property
+    def ready(self) -> ipc.Ready:
+        """What the daemon is told of it."""
+        memory = held()
+        return ipc.Ready(
+            n_ctx=self._llama.n_ctx,
+            n_parallel=self._llama.n_parallel,
+            n_threads=self._llama.n_threads,
+            resident_bytes=memory.resident_bytes,
+            anon_bytes=memory.anon_bytes,
+            gpu_bytes=self._llama.gpu_bytes,
+            can_insert=self._llama.fill_in_middle is not None,
+            can_think=self._intake.template.knows_thinking,
+        )
+
+    def become(self, order: ipc.Reshape, live: Collection[Sequence]) -> ipc.Reshaped:
+        """Take another shape, or, when that cannot be had, the old one again; ``live`` are carried over.
+
+        Raises ``BeastError`` when the old one cannot be had either: then there is nothing left to compute with.
+        """
+        if failure := _objection(order, live):
+            return ipc.Reshaped(ready=self.ready, stall_s=0.0, failure=failure)
+        start_s = time.monotonic()
+        before, was_asleep = self._llama.load, self.is_asleep
+        states = {} if order.is_asleep or was_asleep else self._save()
+        try:
+            self._open(order.load, is_asleep=order.is_asleep)
+        except BeastError as error:
+            failure = ipc.Failure(error.code, error.message)
+            self._open(before, is_asleep=was_asleep)
+        self._carry_over(states, live)
+        return ipc.Reshaped(ready=self.ready, stall_s=time.monotonic() - start_s, failure=failure)
+
+    def _open(self, load: ipc.Load, *, is_asleep: bool) -> None:
+        self._llama.close(keeps_model=_has_same_weights(self._llama.load, load))
+        self._llama.open(load, is_asleep=is_asleep)
+        self._intake.renew(load.template)
+        self.is_asleep = is_asleep
+        if not is_asleep:
+            self._llama.touch()
+
+    def _save(self) -> dict[int, State]:
+        """Slot's identity → its KV: of every running sequence, and of ended ones as far as there is room."""
+        states: dict[int, State] = {}
+        n_left = MAX_IDLE_BYTES
+        for slot in sorted(self._filled(), key=lambda slot: (slot.is_busy, slot.last_used), reverse=True):
+            if not slot.is_busy:
+                n_left -= self._llama.state_bytes(slot.index)
+            if n_left < 0:
+                break
+            states[id(slot)] = self._llama.save(slot.index)
+        return states
+
+    def _carry_over(self, states: dict[int, State], live: Collection[Sequence]) -> None:
+        """Fill the slots again, and bind the sequences to what they now run on."""
+        settings, scheduler = self._llama.load.settings, self._scheduler
+        run_bonus = RUN_BONUS if settings.kv_layout == "partitioned" else 0
+        scheduler.resize(settings.n_parallel, run_bonus=run_bonus)
+        scheduler.budget = StepBudget(settings.step_ms / 1e3, self._llama.n_batch, scheduler.budget.rate)
+        for slot in self._filled():
+            state = states.pop(id(slot), None)
+            if state is None or not self._llama.restore(slot.index, state):
+                slot.tokens.clear()
+        for sequence in live:
+            if sequence.slot and not sequence.slot.tokens:
+                sequence.begin_again()
+            if sequence.grammar:
+                sequence.grammar.renew(self._llama.vocab, sequence.said)
+            sequence.switch(self._llama.load.variant)
+
+    def _filled(self) -> list[Slot]:
+        return [slot for slot in self._scheduler.cache.slots if slot.tokens]
+
+
+def _objection(order: ipc.Reshape, live: Collection[Sequence]) -> ipc.Failure | None:
+    """Why the requests do not allow it."""
+    label, n_ctx = order.load.label, order.load.settings.n_ctx
+    if live and order.is_asleep:
+        message = f"{label} cannot sleep while it answers {len(live)} requests; wait for their end"
+        return ipc.Failure(Conflict.code, message)
+    if (n_most := max((sequence.n_ctx for sequence in live), default=0)) > n_ctx:
+        message = f"{label} has a request that may take {n_most} tokens, more than {n_ctx}; wait for its end"
+        return ipc.Failure(Conflict.code, message)
+    return None
+
+
+def _has_same_weights(one: ipc.Load, other: ipc.Load) -> bool:
+    return (one.paths, one.settings.n_gpu_layers, one.settings.mmap) == (
+        other.paths,
+        other.settings.n_gpu_layers,
+        other.settings.mmap,
+    )
