@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import ctypes
 import os
-import resource
 import signal
 import socket
 import sys
@@ -21,6 +20,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 
 from beastd import ipc
+from beastd.engine.residence import resident_bytes
 from beastd.errors import BeastError
 
 _PR_SET_PDEATHSIG = 1
@@ -60,16 +60,6 @@ def die_with_parent() -> None:
     """Ask Linux to kill this process with its daemon, even if it is stopped and cannot see the socket's end."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def resident_bytes() -> int:
-    """Memory this process holds now, mapped model included (the peak, where /proc is missing)."""
-    try:
-        with open("/proc/self/statm") as statm:  # noqa: PTH123
-            return int(statm.read().split()[1]) * resource.getpagesize()
-    except OSError:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
 
 
 def serve(link: Link) -> None:

@@ -1,0 +1,83 @@
+"""The tool that tells what loading a model would take, without taking it.
+
+    python -P -m beastd.engine.simulate       (``toolorders`` has the order and the result)
+
+Each case goes the worker's own way to a loaded model, but llama.cpp is told to allocate nothing. What a worker takes
+besides its buffers (interpreter, libraries, vocabulary, graphs) this process takes too, and measures.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+
+import beastd.engine.engine  # noqa: F401 - a worker's modules count, so this process has them
+import beastd.engine.outbox  # noqa: F401
+from beastd.contract import RAM, DeviceNeed, MemoryNeed
+from beastd.engine.breakdown import device_needs, gpus
+from beastd.engine.intake import Intake
+from beastd.engine.llama import Llama
+from beastd.engine.residence import resident_bytes
+from beastd.errors import BeastError
+from beastd.ipc import Failure, Load
+from beastd.tool import Progress, Report, serve
+from beastd.toolorders import SimulateCase, Simulated, SimulateOrder
+
+_NICE = 19
+"""Loaded models go on undisturbed."""
+_USE_BYTES = 6 * 2**20
+"""What a worker takes besides once it has answered: code of the kernels, stacks of threads, samplers, texts."""
+
+
+def simulate(order: SimulateOrder, report: Report) -> dict[str, Any]:
+    """Tell it for each case; returns ``Simulated`` as a dict. A case that cannot be loaded hinders no other."""
+    needs: list[MemoryNeed | Failure] = []
+    for case in order.cases:
+        report(Progress(status=f"measuring {case.label}", completed=len(needs), total=len(order.cases), unit="models"))
+        needs.append(_try_need(case))
+    return msgspec.structs.asdict(Simulated(needs=needs, gpus=gpus()))
+
+
+def _try_need(case: SimulateCase) -> MemoryNeed | Failure:
+    try:
+        return _need(case)
+    except BeastError as e:
+        return Failure(e.code, e.message)
+
+
+def _need(case: SimulateCase) -> MemoryNeed:
+    load = Load(paths=case.paths, label=case.label, settings=case.settings)
+    _give_back_heap()
+    llama = Llama(load, lambda _: None, is_simulated=True)
+    try:
+        intake = Intake(llama, load.template)
+        needs = device_needs(llama.handle)
+        # Logits are allocated even now, and so is the state of recurrent layers.
+        output_bytes = llama.logged_bytes("output")
+        taken = resident_bytes() - output_bytes - llama.logged_bytes("RS")
+        del intake
+    finally:
+        llama.close()
+    return MemoryNeed(devices=_with_output(needs, output_bytes), process_bytes=taken + _USE_BYTES)
+
+
+def _with_output(needs: list[DeviceNeed], output_bytes: int) -> list[DeviceNeed]:
+    ram, *rest = needs
+    assert ram.device == RAM, "it comes first"
+    return [msgspec.structs.replace(ram, compute_bytes=ram.compute_bytes + output_bytes), *rest]
+
+
+def _give_back_heap() -> None:
+    """Let the next measurement not start from what the last case has freed."""
+    with suppress(AttributeError):  # a C library that is not GNU's
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+if __name__ == "__main__":
+    with suppress(OSError):
+        os.nice(_NICE)
+    serve(SimulateOrder, simulate)
