@@ -25,7 +25,7 @@ from beastd.engine.residence import resident_bytes
 from beastd.errors import BeastError
 from beastd.ipc import Failure, Load
 from beastd.tool import Progress, Report, serve
-from beastd.toolorders import SimulateCase, Simulated, SimulateOrder
+from beastd.toolorders import Outcome, SimulateCase, Simulated, SimulateOrder
 
 _NICE = 19
 """Loaded models go on undisturbed."""
@@ -35,18 +35,19 @@ _USE_BYTES = 6 * 2**20
 
 def simulate(order: SimulateOrder, report: Report) -> dict[str, Any]:
     """Tell it for each case; returns ``Simulated`` as a dict. A case that cannot be loaded hinders no other."""
-    needs: list[MemoryNeed | Failure] = []
+    outcomes: list[Outcome] = []
     for case in order.cases:
-        report(Progress(status=f"measuring {case.label}", completed=len(needs), total=len(order.cases), unit="models"))
-        needs.append(_try_need(case))
-    return msgspec.structs.asdict(Simulated(needs=needs, gpus=gpus()))
+        report(Progress(status=f"measuring {case.label}", completed=len(outcomes), total=len(order.cases), unit="models"))
+        outcomes.append(_outcome(case))
+    result: dict[str, Any] = msgspec.to_builtins(Simulated(outcomes=outcomes, gpus=gpus()))
+    return result
 
 
-def _try_need(case: SimulateCase) -> MemoryNeed | Failure:
+def _outcome(case: SimulateCase) -> Outcome:
     try:
-        return _need(case)
+        return Outcome(need=_need(case))
     except BeastError as e:
-        return Failure(e.code, e.message)
+        return Outcome(failure=Failure(e.code, e.message))
 
 
 def _need(case: SimulateCase) -> MemoryNeed:
