@@ -1,8 +1,8 @@
 """What llama.cpp takes on each device, simulated or real, and which GPUs it sees.
 
 With simulated allocation its log tells of the compute buffers only: those of weights and KV cache are empty stand-ins.
-``llama_get_memory_breakdown`` (``src/llama-ext.h``) tells all of it, to the byte, but gives a C++ map: a red-black tree,
-walked here by its node layout, which the C++ libraries have not changed for decades.
+``llama_get_memory_breakdown`` (``src/llama-ext.h``) tells all of it, to the byte, but gives a C++ map: a red-black
+tree, walked here by its node layout, which the C++ libraries have not changed for decades.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import llama_cpp.llama_cpp as lib
 
@@ -118,7 +119,7 @@ def _text(function: str, device: int) -> str:
     return str(_call(function, ctypes.c_char_p, device).decode("utf-8", "replace"))
 
 
-def _call(name: str, kind: object = ctypes.c_size_t, *args: object) -> object:
+def _call(name: str, kind: object = ctypes.c_size_t, *args: object) -> Any:
     function = getattr(lib._lib, name)
     function.restype = kind
     return function(*(ctypes.c_void_p(it) if isinstance(it, int) else it for it in args))

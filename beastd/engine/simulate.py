@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-import beastd.engine.engine  # noqa: F401 - a worker's modules count, so this process has them
+import beastd.engine.engine
 import beastd.engine.outbox  # noqa: F401
 from beastd.contract import RAM, DeviceNeed, MemoryNeed
 from beastd.engine.breakdown import device_needs, gpus
@@ -37,7 +37,9 @@ def simulate(order: SimulateOrder, report: Report) -> dict[str, Any]:
     """Tell it for each case; returns ``Simulated`` as a dict. A case that cannot be loaded hinders no other."""
     outcomes: list[Outcome] = []
     for case in order.cases:
-        report(Progress(status=f"measuring {case.label}", completed=len(outcomes), total=len(order.cases), unit="models"))
+        report(
+            Progress(status=f"measuring {case.label}", completed=len(outcomes), total=len(order.cases), unit="models")
+        )
         outcomes.append(_outcome(case))
     result: dict[str, Any] = msgspec.to_builtins(Simulated(outcomes=outcomes, gpus=gpus()))
     return result

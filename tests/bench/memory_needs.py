@@ -127,9 +127,13 @@ def main() -> None:
     given = parser.parse_args()
     wanted = cases(given.models or CUBS, given.ctx, given.kv)
     worst = 0.0
-    print("| model | context | KV | predicted MB | taken MB | ratio | load s | first token s |\n|---|---|---|---|---|---|---|---|")
+    print(
+        "| model | context | KV | predicted MB | taken MB | ratio | load s | first token s |\n|---|---|---|---|---|---|---|---|"
+    )
     for case, need in zip(wanted, predicted(wanted), strict=True):
-        n_bytes, worker, first_s = taken(case, read_header(Path(case.paths[0])).shape().n_vocab if len(case.paths) == 1 else 8192)
+        n_bytes, worker, first_s = taken(
+            case, read_header(Path(case.paths[0])).shape().n_vocab if len(case.paths) == 1 else 8192
+        )
         ratio = need.ram_bytes / n_bytes
         worst = max(worst, abs(ratio - 1))
         it = case.settings
