@@ -24,7 +24,7 @@ from toolrun import run_tool
 
 from beastd import ipc
 from beastd.contract import MemoryNeed
-from beastd.registry.gguf import read_header, shard_paths
+from beastd.registry.gguf import read_shards, shard_paths
 from beastd.tool import Done
 from beastd.toolorders import SimulateCase, Simulated, SimulateOrder
 
@@ -127,21 +127,17 @@ def main() -> None:
     given = parser.parse_args()
     wanted = cases(given.models or CUBS, given.ctx, given.kv)
     worst = 0.0
-    print(
-        "| model | context | KV | predicted MB | taken MB | ratio | load s | first token s |\n|---|---|---|---|---|---|---|---|"
-    )
+    columns = ("model", "context", "KV", "predicted MB", "taken MB", "ratio", "load s", "first token s")
+    print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     for case, need in zip(wanted, predicted(wanted), strict=True):
-        n_bytes, worker, first_s = taken(
-            case, read_header(Path(case.paths[0])).shape().n_vocab if len(case.paths) == 1 else 8192
-        )
+        n_vocab = read_shards([Path(path) for path in case.paths]).shape().n_vocab
+        n_bytes, worker, first_s = taken(case, n_vocab)
         ratio = need.ram_bytes / n_bytes
         worst = max(worst, abs(ratio - 1))
         it = case.settings
-        print(
-            f"| {case.label} | {it.n_ctx}x{it.n_parallel} | {it.kv_type} | {need.ram_bytes / 1e6:.1f} | {n_bytes / 1e6:.1f} "
-            f"| {ratio:.3f} | {worker.load_s:.2f} | {first_s:.2f} |",
-            flush=True,
-        )
+        sizes = f"{need.ram_bytes / 1e6:.1f} | {n_bytes / 1e6:.1f} | {ratio:.3f}"
+        times = f"{worker.load_s:.2f} | {first_s:.2f}"
+        print(f"| {case.label} | {it.n_ctx}x{it.n_parallel} | {it.kv_type} | {sizes} | {times} |", flush=True)
     print(f"largest deviation: {worst:.1%}")
     sys.exit(worst > BAR)
 
