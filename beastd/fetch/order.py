@@ -89,7 +89,7 @@ class Peeked(Struct, frozen=True, kw_only=True):
     """What the store's disk has to give."""
     why: str
     offered: dict[str, tuple[str, int]]
-    """Every variant offered: name → file and size in bytes, the one taken among them; 0 where nobody has said it."""
+    """Every variant of this model there is: name → file and size in bytes, the one taken among them."""
 
 
 class Part(Struct, frozen=True):

@@ -19,6 +19,7 @@ from beastd.errors import BadRequest
 from beastd.fetch.beginning import Beginning
 from beastd.fetch.hub import cached, read_repository
 from beastd.fetch.job import job_of
+from beastd.fetch.listing import models, stem
 from beastd.fetch.local import LocalArrival
 from beastd.fetch.order import FileSource, HubSource, Peeked, PeekOrder
 from beastd.fetch.plain import candidate_of_path, candidate_of_url, local_arrivals, url_arrivals
@@ -55,32 +56,32 @@ def work(order: PeekOrder, report: Report) -> dict[str, Any]:
     return result
 
 
-def _source(order: PeekOrder, job: Job) -> tuple[list[Candidate], Arrivals]:
-    """What is offered, and where the parts of each are."""
+def _source(order: PeekOrder, job: Job) -> tuple[list[Candidate], list[Candidate], Arrivals]:
+    """What there is to choose from, all there is beside it, and where the parts of each are."""
     source = order.fetch.source
     if isinstance(source, FileSource):
-        return [candidate_of_path(source)], lambda it: local_arrivals(it, source, job)
+        return [candidate_of_path(source)], [], lambda it: local_arrivals(it, source, job)
     if not isinstance(source, HubSource):
-        return [candidate_of_url(source)], lambda it: url_arrivals(it, source, job)
+        return [candidate_of_url(source)], [], lambda it: url_arrivals(it, source, job)
     repo = read_repository(source.repo, source.revision, job.manners)
 
     def arrivals(candidate: Candidate) -> Sequence[Arrival]:
         return [RemoteArrival(it, repo.address(it.name), cached(repo.name, it), job) for it in candidate.parts]
 
-    return offers(source, repo), arrivals
+    return offers(source, repo), models(repo.files), arrivals
 
 
-def _peeked(order: PeekOrder, job: Job, offered: list[Candidate], arrivals: Arrivals) -> Peeked:
+def _peeked(
+    order: PeekOrder, job: Job, offered: list[Candidate], siblings: list[Candidate], arrivals: Arrivals
+) -> Peeked:
     likely = likely_of(offered, order.fetch)
     look = _Look(likely, arrivals(likely), Path(order.folder), job)
     choice = chosen([look.candidate if it is likely else it for it in offered], look.header, order.fetch)
     if choice.candidate is not look.candidate:
         look = _Look(choice.candidate, arrivals(choice.candidate), Path(order.folder), job)
-    if role_of(look.header) != "variant":
-        raise BadRequest(
-            f"{look.candidate.file} is no model but made for one ({role_of(look.header)}); ask for its base model"
-        )
-    return look.result(choice, offered)
+    if (role := role_of(look.header)) != "variant":
+        raise BadRequest(f"{look.candidate.file} is no model but made for one: {role}; ask for that one")
+    return look.result(choice, [it for it in siblings if stem(it) == stem(look.candidate)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +107,10 @@ class _Look:
         self.candidate = replace(candidate, parts=parts)
         self.header = replace(read_shards([file.path for file in self._files]), what=candidate.file)
 
-    def result(self, choice: Choice, offered: Sequence[Candidate]) -> Peeked:
+    def result(self, choice: Choice, siblings: Sequence[Candidate]) -> Peeked:
         """All of it, in the order's words."""
         taken, name = self.candidate, name_of(self.candidate, self.header)
-        others = {it.label: (it.file, it.n_bytes) for it in offered if it.file != taken.file}
+        others = {it.label: (it.file, it.n_bytes) for it in siblings if it.file != taken.file}
         marks = [file.mark for file in self._files]
         return Peeked(
             name=name,

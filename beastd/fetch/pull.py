@@ -132,13 +132,9 @@ def _delivery(candidate: Candidate, arrivals: Arrivals) -> Iterator[Delivery]:
 
 
 def _brought(delivery: Delivery, header: Header, choice: Choice, job: Job, origin: str) -> Fetched:
-    candidate = delivery.candidate
-    file = FetchedFile(
-        role=role_of(header),
-        name=name_of(candidate, header),
-        file=candidate.file,
-        parts=delivery.bring(job, choice.why),
-    )
+    taken = delivery.candidate
+    parts = delivery.bring(job, choice.why)
+    file = FetchedFile(role=role_of(header), name=name_of(taken, header), file=taken.file, parts=parts)
     return Fetched(files=[file], origin=origin, why=choice.why, fits=choice.fits, need_bytes=choice.need_bytes)
 
 
