@@ -14,8 +14,9 @@ from aiohttp import web
 from beastd import __version__
 from beastd.api.routes import make_app
 from beastd.config import Config, split_address
-from beastd.contract import RAM, Gpu
+from beastd.contract import RAM
 from beastd.errors import BadRequest, ConfigError
+from beastd.fit.ledger import Ledger
 from beastd.fleet.footprint import Footprint
 from beastd.fleet.memory import total_ram_bytes
 from beastd.fleet.pool import Pool, Settings
@@ -31,7 +32,7 @@ from beastd.registry.names import parse_name
 from beastd.registry.registry import Registry
 from beastd.registry.store import Store
 from beastd.service import Service
-from beastd.wants import TemporaryLedger, Wants
+from beastd.wants import Wants
 
 _log = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ class Daemon:
         self._asked = asyncio.Event()
         """Set when the daemon is to end."""
         self._budget_bytes = config.memory_budget_bytes(total_ram_bytes())
+        self._ledger = Ledger(paths.state_dir / "needs.json", paths.logs_dir)
         self._pool = Pool(
             Settings(
                 budget=self._budget,
@@ -59,7 +61,7 @@ class Daemon:
         )
         dirs = config.models_dirs(paths.models_dir)
         self._registry = registry = Registry(dirs, paths.state_dir / "facts.json")
-        wants = Wants(registry, TemporaryLedger(), config, self._budget_bytes)
+        wants = Wants(registry, self._ledger, config, self._budget_bytes)
         self._service = Service(registry, self._pool, config, wants)
         self._jobs = Jobs()
         store = Store(dirs[0])
@@ -136,10 +138,10 @@ class Daemon:
         for task in unfinished:
             task.cancel()
 
-    def _budget(self, gpus: list[Gpu]) -> Footprint:
-        """What all models may take, on each device."""
-        config = self._config
-        return Footprint({RAM: self._budget_bytes, **{it.name: config.gpu_budget_bytes(it.total_bytes) for it in gpus}})
+    def _budget(self) -> Footprint:
+        """What all models may take, on each device known by now."""
+        gpus = {gpu.name: self._config.gpu_budget_bytes(gpu.total_bytes) for gpu in self._ledger.gpus}
+        return Footprint({RAM: self._budget_bytes, **gpus})
 
     def _health(self) -> dict[str, Any]:
         workers = self._pool.snapshot().workers

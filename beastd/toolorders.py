@@ -104,8 +104,15 @@ class SimulateOrder(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     cases: list[SimulateCase]
 
 
-class Simulated(Struct, frozen=True, kw_only=True):
-    """What each case would take, in order, or why it cannot be loaded; and the GPUs there are."""
+class Outcome(Struct, frozen=True, kw_only=True):
+    """What one case would take, or why it cannot be loaded."""
 
-    needs: list[MemoryNeed | Failure]
+    need: MemoryNeed | None = None
+    failure: Failure | None = None
+
+
+class Simulated(Struct, frozen=True, kw_only=True):
+    """The outcome of each case, in order, and the GPUs there are."""
+
+    outcomes: list[Outcome]
     gpus: list[Gpu]

@@ -5,59 +5,17 @@ from __future__ import annotations
 import asyncio
 import zlib
 from dataclasses import dataclass
-from typing import Protocol
 
 from beastd import ipc
 from beastd.config import Config
-from beastd.contract import RAM, DeviceNeed, MemoryNeed, ModelShape
+from beastd.contract import RAM, MemoryNeed, ModelShape
 from beastd.errors import BadRequest
-from beastd.fleet import memory
+from beastd.fit.ledger import Case, Ledger
 from beastd.fleet.footprint import Footprint
 from beastd.fleet.memory import auto_parallel
 from beastd.fleet.spec import Want, WorkerSpec
 from beastd.registry.models import Model, Resolved, Variant
 from beastd.registry.registry import Registry
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """One variant to be loaded in one way."""
-
-    digest: str
-    paths: tuple[str, ...]
-    label: str
-    settings: ipc.LoadSettings
-    shape: ModelShape
-
-
-class Ledger(Protocol):
-    """Knows what loads take."""
-
-    async def needs(self, cases: list[Case]) -> list[MemoryNeed]:
-        """What each would take, in order."""
-
-
-class TemporaryLedger:
-    """TEMPORARY."""
-
-    async def needs(self, cases: list[Case]) -> list[MemoryNeed]:
-        """TEMPORARY."""
-        return [
-            MemoryNeed(
-                devices=[
-                    DeviceNeed(
-                        device=RAM,
-                        weights_bytes=it.shape.weights_bytes,
-                        kv_bytes=memory.kv_bytes(it.shape, it.settings),
-                        compute_bytes=memory.compute_bytes(it.shape, it.settings),
-                    )
-                ],
-                process_bytes=memory.PROCESS_BYTES,
-                is_exact=False,
-            )
-            for it in cases
-        ]
-
 
 MOST_PARALLEL = 8
 """Sequences at once where the configuration says auto: each reserves its whole context."""
@@ -86,7 +44,7 @@ class Wants:
         if resolved.name.variant is None and self.is_adaptive(model):
             rungs += await self._smaller(model, resolved.variant, top)
         cases = [
-            Case(it.digest, tuple(map(str, it.files)), f"{model.name} ({it.name})", settings, await self._shape(it))
+            Case(it.digest, tuple(map(str, it.files)), f"{model.name} ({it.name})", await self._shape(it), settings)
             for it in rungs
         ]
         needs = await self.ledger.needs(cases)

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from beastd.engine.kvcache import AdapterSet
 from beastd.engine.kvstate import State, with_streams
 from beastd.engine.memory import give_back
+from beastd.engine.pages import unload_pages
 from beastd.engine.scheduler import Chunk
 from beastd.engine.threads import default_threads
 from beastd.errors import BadModel, BeastError, LoadFailed, OutOfMemory
@@ -30,7 +31,7 @@ FloatArray = npt.NDArray[np.float32]
 _FLASH_ATTN = {"auto": -1, "off": 0, "on": 1}
 _KV_TYPE = {"f16": 1, "q8_0": 8, "q4_0": 2}
 _GGML_LOG_DEBUG, _GGML_LOG_ERROR, _GGML_LOG_CONT = 1, 4, 5
-_BUFFER_SIZE = re.compile(r"(\S+)\s+(?:model|KV|RS|output|compute) buffer size =\s+([\d.]+) MiB")
+_BUFFER_SIZE = re.compile(r"(\S+)\s+(model|KV|RS|output|compute) buffer size =\s+([\d.]+) MiB")
 _NO_MEMORY = re.compile(r"(?:failed|unable) to allocate|bad_alloc|out of memory|Cannot allocate memory", re.IGNORECASE)
 _SPARE_MEMORY = "free memory, or try a smaller variant, a smaller context or fewer parallel sequences"
 _WARM_UP_TOKENS = 64
@@ -51,7 +52,8 @@ class _LogTap:
 
     def __init__(self) -> None:
         self.errors: deque[str] = deque(maxlen=4)
-        self.gpu_bytes: dict[str, int] = {}
+        self.buffer_bytes: Counter[tuple[str, str]] = Counter()
+        """(Buffer type as "CPU_REPACK", what it is for as "model") → bytes."""
         self._level = 0
         self.callback = lib.llama_log_callback(self._on_log)
         """Must outlive every call into the library: a collected callback is a segmentation fault."""
@@ -65,8 +67,13 @@ class _LogTap:
         sys.stderr.write(line)
         if level == _GGML_LOG_ERROR:
             self.errors.append(line.strip())
-        if (found := _BUFFER_SIZE.search(line)) and "Host" not in found[1] and not found[1].startswith("CPU"):
-            self.gpu_bytes[found[1]] = self.gpu_bytes.get(found[1], 0) + int(float(found[2]) * 2**20)
+        if found := _BUFFER_SIZE.search(line):
+            self.buffer_bytes[found[1], found[2]] += int(float(found[3]) * 2**20)
+
+    def forget_buffers(self, *, of_model: bool) -> None:
+        """These were freed: those of the model, or those of the context."""
+        for key in [key for key in self.buffer_bytes if (key[1] == "model") is of_model]:
+            del self.buffer_bytes[key]
 
 
 class Batch:
@@ -128,11 +135,16 @@ class Batch:
 class Llama:
     """One base model with its context. Not thread-safe: the engine's loop is its only user."""
 
-    def __init__(self, load: Load, on_progress: Callable[[float], None], *, n_outputs: int = 0) -> None:
+    def __init__(
+        self, load: Load, on_progress: Callable[[float], None], *, n_outputs: int = 0, is_simulated: bool = False
+    ) -> None:
         """Load the model and make its context; a step may ask for ``n_outputs`` rows of logits, 0: one a sequence.
 
+        ``is_simulated``: reads no weights and takes no memory for them or the KV cache; it can tell only what the real
+        one would take (``engine.simulate``).
         Raises as ``open``.
         """
+        self._is_simulated = is_simulated
         self._log = _LogTap()
         lib.llama_log_set(self._log.callback, ctypes.c_void_p(0))
         lib.llama_backend_init()
@@ -142,8 +154,6 @@ class Llama:
         self._loras: dict[str, ctypes.c_void_p] = {}
         self._adapters: AdapterSet = ()
         self._model = self._ctx = self._memory = None
-        self._model_gpu_bytes: dict[str, int] = {}
-        self._context_gpu_bytes: dict[str, int] = {}
         self._identity: tuple[object, ...] | None = None
         self.open(load)
         self.bos = int(lib.llama_vocab_bos(self.vocab))
@@ -182,18 +192,16 @@ class Llama:
             lib.llama_free(self._ctx)
         self._ctx = self._memory = None
         self._adapters = ()
-        self._context_gpu_bytes = {}
+        self._log.forget_buffers(of_model=False)
         if self._model and not keeps_model:
             lib.llama_model_free(self._model)  # with its adapters
             self._model = None
             self._loras.clear()
-            self._model_gpu_bytes = {}
+            self._log.forget_buffers(of_model=True)
         give_back()
 
     def _open_model(self, load: Load) -> None:
-        self._log.gpu_bytes.clear()
         self._model = self._load_model(load)
-        self._model_gpu_bytes = dict(self._log.gpu_bytes)
         self.vocab = lib.llama_model_get_vocab(self._model)
         """Handle for grammar samplers, good until the model is closed."""
         self.n_vocab = int(lib.llama_vocab_n_tokens(self.vocab))
@@ -215,9 +223,7 @@ class Llama:
         )
 
     def _open_context(self, load: Load) -> None:
-        self._log.gpu_bytes.clear()
         self._ctx = self._make_context(load)
-        self._context_gpu_bytes = dict(self._log.gpu_bytes)
         self._memory = lib.llama_get_memory(self._ctx)
         self.n_ctx = min(load.settings.n_ctx, int(lib.llama_n_ctx_seq(self._ctx)))
         self.n_batch = int(lib.llama_n_batch(self._ctx))
@@ -230,14 +236,24 @@ class Llama:
 
         params = lib.llama_model_default_params()
         params.n_gpu_layers = load.settings.n_gpu_layers
-        params.load_mode = lib.LLAMA_LOAD_MODE_MMAP if load.settings.mmap else lib.LLAMA_LOAD_MODE_NONE
+        is_mapped = load.settings.mmap and not self._is_simulated
+        params.load_mode = lib.LLAMA_LOAD_MODE_MMAP if is_mapped else lib.LLAMA_LOAD_MODE_NONE
+        params.no_alloc = self._is_simulated
         callback = lib.llama_progress_callback(report)
         params.progress_callback = callback
         paths = (ctypes.c_char_p * len(load.paths))(*map(os.fsencode, load.paths))
         model = lib.llama_model_load_from_splits(paths, len(paths), params)
         if not model:
             raise self._refusal(BadModel, f"llama.cpp cannot load {load.label}")
+        if is_mapped and self._has_copies:
+            unload_pages(load.paths)
         return model
+
+    @property
+    def _has_copies(self) -> bool:
+        """Whether weights of a mapped file were copied: repacked for the CPU's vector units, or to a GPU."""
+        types = [buffer_type for buffer_type, purpose in self._log.buffer_bytes if purpose == "model"]
+        return any(not buffer_type.endswith("_Mapped") for buffer_type in types)
 
     def _make_context(self, load: Load) -> lib.llama_context_p:
         settings = load.settings
@@ -271,18 +287,31 @@ class Llama:
     @property
     def gpu_bytes(self) -> dict[str, int]:
         """GPU → bytes of its buffers, as llama.cpp logged them when it made them."""
-        return dict(Counter(self._model_gpu_bytes) + Counter(self._context_gpu_bytes))
+        found = Counter[str]()
+        for (device, _), n_bytes in self._log.buffer_bytes.items():
+            if "Host" not in device and not device.startswith("CPU"):
+                found[device] += n_bytes
+        return dict(found)
 
     @property
     def n_adapters(self) -> int:
         """LoRA adapters in memory."""
         return len(self._loras)
 
+    def logged_bytes(self, purpose: str) -> int:
+        """All buffers of one purpose ("RS", "output"), as llama.cpp logged them at load."""
+        return sum(n_bytes for (_, what), n_bytes in self._log.buffer_bytes.items() if what == purpose)
+
     @property
     def template(self) -> str | None:
         """The chat template in the file's metadata."""
         text = lib.llama_model_chat_template(self._model, None)
         return text.decode("utf-8", "replace") if text else None
+
+    @property
+    def handle(self) -> lib.llama_context_p:
+        """llama.cpp's context, for what asks it about itself (``engine.breakdown``)."""
+        return self._ctx
 
     # --- vocabulary ---
 

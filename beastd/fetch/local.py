@@ -26,13 +26,13 @@ class LocalArrival:
     """A file of this machine, on its way into the store."""
 
     def __init__(self, path: Path, digest: str | None, job: Job) -> None:
-        self._path = path
+        self.path = path
         self._job = job
         self.file = RemoteFile(path.name, path.stat().st_size, digest)
 
     def header(self) -> Header:
         """Its GGUF header. Raises BadModel."""
-        return header_of(self._path, self.file.name)
+        return header_of(self.path, self.file.name)
 
     def size_bytes(self) -> int:
         """Of the file."""
@@ -44,7 +44,7 @@ class LocalArrival:
 
     def finish(self) -> Part:
         """Copy it, and check the digest if one was given. Raises DigestMismatch, DiskFull, BeastError."""
-        return copy(self._path, self.file, self._job)
+        return copy(self.path, self.file, self._job)
 
     def release(self, *, is_unwanted: bool = False) -> None:
         """Nothing is held."""

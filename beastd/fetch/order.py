@@ -63,6 +63,35 @@ class FetchOrder(Struct, frozen=True, kw_only=True):
     """Wait before the first try again; it doubles with each one in vain."""
 
 
+class PeekOrder(Struct, frozen=True, kw_only=True):
+    """Look at what a fetch would bring, and bring no more of it than its header."""
+
+    fetch: FetchOrder
+    folder: str
+    """An empty folder for stand-ins of the files: of their size, and with nothing inside but their headers."""
+
+
+class Peeked(Struct, frozen=True, kw_only=True):
+    """``Done.result``: what would be brought."""
+
+    name: str
+    """The variant's, lower case."""
+    file: str
+    """As the source calls it; of a split model, the first shard."""
+    paths: list[str]
+    """The stand-ins, in the order of shards; a file of this machine stands for itself."""
+    digest: str
+    """64 hex digits; as ``Variant.digest`` will be where the source tells the file's sha256."""
+    size_bytes: int
+    missing_bytes: int
+    """How much of that a pull would have to load."""
+    free_bytes: int
+    """What the store's disk has to give."""
+    why: str
+    offered: dict[str, tuple[str, int]]
+    """Every variant of this model there is: name → file and size in bytes, the one taken among them."""
+
+
 class Part(Struct, frozen=True):
     """One file in the store."""
 

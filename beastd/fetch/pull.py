@@ -65,7 +65,7 @@ def _from_hub(order: FetchOrder, source: HubSource, job: Job) -> Fetched:
         parts = candidate.parts
         return [RemoteArrival(part, repo.address(part.name), cached(repo.name, part), job) for part in parts]
 
-    fetched = _bring(order, job, _offered(source, repo), arrivals, repo.origin)
+    fetched = _bring(order, job, offers(source, repo), arrivals, repo.origin)
     return msgspec.structs.replace(
         fetched,
         model=_one_of_several(fetched.files[0].file, source, repo),
@@ -81,8 +81,8 @@ def _one_of_several(file: str, source: HubSource, repo: Repository) -> str | Non
     return stems.get(file) if source.variants is None and len(set(stems.values())) > 1 else None
 
 
-def _offered(source: HubSource, repo: Repository) -> list[Candidate]:
-    """What there is to choose from: one, where something is named."""
+def offers(source: HubSource, repo: Repository) -> list[Candidate]:
+    """What there is to choose from: one, where something is named. Raises ModelNotFound, BadRequest."""
     if source.file:
         return [named(repo.files, source.file, repo.name)]
     offered = models(repo.files)
@@ -105,10 +105,10 @@ def _bring(order: FetchOrder, job: Job, offered: Sequence[Candidate], arrivals: 
     One of the headers is enough to know what each would need: they are the same model. The one likely to be taken is
     read, since what was loaded of it is part of its download.
     """
-    likely = _likely(offered, order)
+    likely = likely_of(offered, order)
     with _delivery(likely, arrivals) as delivery:
         header = delivery.header()
-        choice = _choice([delivery.candidate if it is likely else it for it in offered], header, order)
+        choice = chosen([delivery.candidate if it is likely else it for it in offered], header, order)
         if choice.candidate is delivery.candidate:
             return _brought(delivery, header, choice, job, origin)
         delivery.leave(is_unwanted=True)
@@ -132,21 +132,21 @@ def _delivery(candidate: Candidate, arrivals: Arrivals) -> Iterator[Delivery]:
 
 
 def _brought(delivery: Delivery, header: Header, choice: Choice, job: Job, origin: str) -> Fetched:
-    candidate = delivery.candidate
-    file = FetchedFile(
-        role=_role(header), name=_name(candidate, header), file=candidate.file, parts=delivery.bring(job, choice.why)
-    )
+    taken = delivery.candidate
+    parts = delivery.bring(job, choice.why)
+    file = FetchedFile(role=role_of(header), name=name_of(taken, header), file=taken.file, parts=parts)
     return Fetched(files=[file], origin=origin, why=choice.why, fits=choice.fits, need_bytes=choice.need_bytes)
 
 
-def _likely(offered: Sequence[Candidate], order: FetchOrder) -> Candidate:
+def likely_of(offered: Sequence[Candidate], order: FetchOrder) -> Candidate:
     """The choice before the model's shape is known."""
     memory = Memory(order.budget_bytes, order.settings.n_ctx, lambda it: it.n_bytes * 11 // 10)
     return offered[0] if len(offered) == 1 else choose(offered, memory, _preferred(order)).candidate
 
 
-def _choice(offered: Sequence[Candidate], header: Header, order: FetchOrder) -> Choice:
-    role = _role(header)
+def chosen(offered: Sequence[Candidate], header: Header, order: FetchOrder) -> Choice:
+    """The candidate to take, given the header of one of them."""
+    role = role_of(header)
     if role != "variant":
         taken = next(it for it in offered if it.file == header.what)
         why = f"{taken.file} ({size_text(taken.n_bytes)}): {'an adapter' if role == 'adapter' else 'a projector'}"
@@ -166,7 +166,7 @@ def _preferred(order: FetchOrder) -> str | None:
     return order.source.preferred if isinstance(order.source, HubSource) else None
 
 
-def _role(header: Header) -> Role:
+def role_of(header: Header) -> Role:
     """What kind of file it is, as its converter wrote it (``general.type``; older projectors only by architecture)."""
     if header.is_adapter:
         return "adapter"
@@ -176,8 +176,9 @@ def _role(header: Header) -> Role:
     return "projector" if is_projector else "variant"
 
 
-def _name(candidate: Candidate, header: Header) -> str:
-    if _role(header) == "variant":
+def name_of(candidate: Candidate, header: Header) -> str:
+    """What a description calls it."""
+    if role_of(header) == "variant":
         name = candidate.name or header.quantization.lower()
     else:
         name = PurePosixPath(candidate.file).name.removesuffix(".gguf").lower()

@@ -32,7 +32,8 @@ class RemoteArrival:
 
     def __init__(self, file: RemoteFile, address: Address, cached: Path | None, job: Job) -> None:
         self.file = file
-        self._address = address
+        self.address = address
+        """Where it is."""
         self._cached = cached
         self._job = job
         self._partial: Partial | None = None
@@ -98,12 +99,12 @@ class RemoteArrival:
     def _key(self) -> str:
         if self.file.digest:
             return f"sha256-{self.file.digest}"
-        return f"url-{hashlib.sha256(self._address.url.encode()).hexdigest()}"
+        return f"url-{hashlib.sha256(self.address.url.encode()).hexdigest()}"
 
     def _claim(self) -> Download | None:
         """The download; None if another process has finished it in the meantime."""
         if self._partial is None:
-            url = self._address.url.partition("?")[0]
+            url = self.address.url.partition("?")[0]
             self._partial = claim(self._job.store, self._key, url, self._job.chunk_bytes, self._watch)
             if self._blob():
                 self._partial.discard()
@@ -111,7 +112,7 @@ class RemoteArrival:
                 return None
             self._partial.resume(lambda n: self._job.tell("verifying", self.file, n, self.file.size_bytes))
             self._was_new = self._partial.position == 0
-        return Download(self.file, self._address, self._partial, self._job)
+        return Download(self.file, self.address, self._partial, self._job)
 
     def _watch(self, n_bytes: int) -> None:
         """Another process loads the same file."""

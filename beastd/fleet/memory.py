@@ -1,15 +1,17 @@
 """How much memory a model takes before it is loaded, and how much this machine has.
 
-The estimate is only used until the worker says what it really holds (``ipc.Ready.resident_bytes``).
+The estimate decides how many sequences a model gets, and stands in where llama.cpp cannot simulate a load
+(``fit.ledger``).
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from beastd.contract import ModelShape
+from beastd.contract import RAM, DeviceNeed, MemoryNeed, ModelShape
 from beastd.ipc import LoadSettings
 
 PROCESS_BYTES = 80 * 2**20
@@ -53,6 +55,13 @@ def need_bytes(shape: ModelShape, settings: LoadSettings) -> int:
     return shape.weights_bytes + overhead * 11 // 10
 
 
+def estimated_need(shape: ModelShape, settings: LoadSettings) -> MemoryNeed:
+    """``need_bytes`` by what it is for, all of it in main memory."""
+    kv, compute = kv_bytes(shape, settings), compute_bytes(shape, settings)
+    ram = DeviceNeed(device=RAM, weights_bytes=shape.weights_bytes, kv_bytes=kv, compute_bytes=compute)
+    return MemoryNeed(devices=[ram], process_bytes=need_bytes(shape, settings) - ram.total_bytes, is_exact=False)
+
+
 def auto_parallel(shape: ModelShape, n_ctx: int, kv_type: str, limit_bytes: int, most: int = 16) -> int:
     """The most sequences of n_ctx tokens, 1 to ``most``, with which the model stays within limit_bytes; at least 1."""
     for n_parallel in range(most, 1, -1):
@@ -64,11 +73,49 @@ def auto_parallel(shape: ModelShape, n_ctx: int, kv_type: str, limit_bytes: int,
 
 def total_ram_bytes(root: Path = Path("/")) -> int:
     """Memory this process may use: the machine's, or its control group's limit where that is less (containers)."""
-    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min([physical, *_cgroup_limits(root)])
+    return min([_physical_bytes(), *(group.limit_bytes for group in _groups(root))])
 
 
-def _cgroup_limits(root: Path) -> Iterator[int]:
+def available_ram_bytes(root: Path = Path("/")) -> int:
+    """Memory the system could give now without swapping: what is free, and caches it would drop.
+
+    Or what is left of a control group's limit, where that is less. Outside Linux, where nothing tells: all there is.
+    """
+    return max(0, min([_system_available_bytes(root), *(group.available_bytes for group in _groups(root))]))
+
+
+def _physical_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _system_available_bytes(root: Path) -> int:
+    kib = _fields(root / "proc/meminfo").get("MemAvailable:")
+    return _physical_bytes() if kib is None else kib * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """A control group that limits memory."""
+
+    folder: Path
+    limit_bytes: int
+    usage_file: str
+    cache_fields: tuple[str, str]
+    """In its memory.stat: file pages the kernel can drop, with those of its children."""
+
+    @property
+    def available_bytes(self) -> int:
+        """What its members could still take; everything, where it does not tell what they have."""
+        used_bytes = _number(self.folder / self.usage_file) or 0
+        stat = _fields(self.folder / "memory.stat")
+        return self.limit_bytes - used_bytes + sum(stat.get(field, 0) for field in self.cache_fields)
+
+
+_V2 = ("memory.max", "memory.current", ("inactive_file", "active_file"))
+_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file"))
+
+
+def _groups(root: Path) -> Iterator[_Group]:
     """Every limit on the way from this process's control group up to the root; none outside Linux."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
@@ -77,40 +124,44 @@ def _cgroup_limits(root: Path) -> Iterator[int]:
     for line in lines:
         _, controllers, group = line.split(":", 2)
         if not controllers:
-            yield from _limits_upward(root / "sys/fs/cgroup", group, "memory.max")
+            yield from _limits_upward(root / "sys/fs/cgroup", group, *_V2)
         elif "memory" in controllers.split(","):
-            yield from _limits_upward(root / "sys/fs/cgroup/memory", group, "memory.limit_in_bytes")
+            yield from _limits_upward(root / "sys/fs/cgroup/memory", group, *_V1)
 
 
-def _limits_upward(mount: Path, group: str, file: str) -> Iterator[int]:
+def _limits_upward(
+    mount: Path, group: str, limit_file: str, usage_file: str, cache_fields: tuple[str, str]
+) -> Iterator[_Group]:
     here = mount / group.lstrip("/")
     for folder in (here, *here.parents):
         if not folder.is_relative_to(mount):
             return
-        try:
-            text = (folder / file).read_text().strip()
-        except OSError:
-            continue
-        if text.isdecimal():
-            yield int(text)
+        limit_bytes = _number(folder / limit_file)
+        if limit_bytes is not None:
+            yield _Group(folder, limit_bytes, usage_file, cache_fields)
 
 
-def available_ram_bytes(root: Path = Path("/")) -> int:
-    """TEMPORARY."""
-    for line in (root / "proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return total_ram_bytes(root)
+def _number(file: Path) -> int | None:
+    """The number that is all a file holds; None for "max", and where there is no file."""
+    try:
+        text = file.read_text().strip()
+    except OSError:
+        return None
+    return int(text) if text.isdecimal() else None
+
+
+def _fields(file: Path) -> dict[str, int]:
+    """First word → number after it, of each line; empty where there is no file."""
+    try:
+        rows = [line.split() for line in file.read_text().splitlines()]
+    except OSError:
+        return {}
+    return {row[0]: int(row[1]) for row in rows if len(row) > 1 and row[1].isdecimal()}
 
 
 def n_oom_kills(root: Path = Path("/")) -> int:
     """How many processes the system has killed for lack of memory since it started; 0 where it does not tell."""
-    try:
-        lines = (root / "proc/vmstat").read_text().splitlines()
-    except OSError:
-        return 0
-    counts = (line.removeprefix("oom_kill ") for line in lines if line.startswith("oom_kill "))
-    return next((int(count) for count in counts if count.isdecimal()), 0)
+    return _fields(root / "proc/vmstat").get("oom_kill", 0)
 
 
 def anon_bytes(pid: int, root: Path = Path("/")) -> int:

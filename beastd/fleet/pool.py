@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from beastd import ipc
-from beastd.contract import RAM, Gpu
+from beastd.contract import RAM
 from beastd.errors import BeastError, Conflict, LoadFailed, ShuttingDown, from_code
 from beastd.fleet import memory
 from beastd.fleet.entry import Shape, State, Ticket
@@ -39,8 +39,8 @@ _log = logging.getLogger(__name__)
 class Settings:
     """What the configuration says of the fleet."""
 
-    budget: Callable[[list[Gpu]], Footprint]
-    """What all workers may hold, on a machine with these GPUs."""
+    budget: Callable[[], Footprint]
+    """What all workers may hold, on the devices known by now."""
     max_queue: int
     limits: Limits
     sleep_after_s: float
@@ -73,9 +73,8 @@ class Pool:
         self._limits = settings.limits
         self._logs_dir = logs_dir
         self._clock = clock
-        self._budget = settings.budget([])
         self._fleet = Fleet(
-            self, budget=self._budget, max_queue=settings.max_queue, sleep_after_s=settings.sleep_after_s
+            self, budget=settings.budget(), max_queue=settings.max_queue, sleep_after_s=settings.sleep_after_s
         )
         self._pins = Pins(pins_file)
         self._fleet.on_pins(settings.pins | self._pins.names, clock())
@@ -123,11 +122,6 @@ class Pool:
         """Have every worker free this LoRA adapter's file: it has changed, or is gone."""
         for life in self._lives.values():
             life.worker.detach(path)
-
-    def on_gpus(self, gpus: list[Gpu]) -> None:
-        """These GPUs are there: the budget counts them from now on."""
-        self._budget = self._settings.budget(gpus)
-        self._look()
 
     def snapshot(self) -> FleetStatus:
         """The fleet at this moment."""
@@ -256,8 +250,8 @@ class Pool:
         """Tell the fleet what there is: the configuration's budget, less what other programs took of it."""
         ours = sum(memory.anon_bytes(life.worker.pid) for life in self._lives.values() if life.worker.pid)
         room_bytes = int((memory.available_ram_bytes() + ours) * ROOM_SHARE)
-        budget = Footprint({**self._budget, RAM: min(self._budget[RAM], room_bytes)})
-        self._fleet.on_budget(budget, self._clock())
+        budget = self._settings.budget()
+        self._fleet.on_budget(Footprint({**budget, RAM: min(budget[RAM], room_bytes)}), self._clock())
         for id_, life in self._lives.items():
             entry = self._fleet.roster.get(id_)
             if entry and entry.state is State.READY and life.worker.stats.resident_bytes:

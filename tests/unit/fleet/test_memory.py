@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beastd.contract import ModelShape
-from beastd.fleet.memory import auto_parallel, kv_bytes, need_bytes, total_ram_bytes
+from beastd.fleet.memory import (
+    auto_parallel,
+    available_ram_bytes,
+    estimated_need,
+    kv_bytes,
+    need_bytes,
+    total_ram_bytes,
+)
 from beastd.ipc import LoadSettings
 
 QWEN3_06B = ModelShape(
@@ -61,6 +68,15 @@ def write(path: Path, text: str) -> None:
     path.write_text(text)
 
 
+def test_the_parts_of_the_estimate_are_the_whole() -> None:
+    """As the ledger falls back to it."""
+    settings = LoadSettings(n_ctx=4096, n_parallel=4, kv_type="q8_0")
+    need = estimated_need(QWEN3_06B, settings)
+    assert need.ram_bytes == need_bytes(QWEN3_06B, settings)
+    assert need.devices[0].kv_bytes == kv_bytes(QWEN3_06B, settings)
+    assert need.process_bytes > 0
+
+
 def test_without_control_groups_it_is_the_machines_memory(tmp_path: Path) -> None:
     """As on macOS."""
     assert total_ram_bytes(tmp_path) > 2**27
@@ -80,3 +96,44 @@ def test_a_container_sees_its_limit_at_the_root(tmp_path: Path) -> None:
     write(tmp_path / "proc/self/cgroup", "4:memory:/docker/abc\n1:cpu:/\n0::/\n")
     write(tmp_path / "sys/fs/cgroup/memory/memory.limit_in_bytes", f"{64 * MIB}\n")
     assert total_ram_bytes(tmp_path) == 64 * MIB
+
+
+def meminfo(root: Path, mib: int) -> None:
+    write(root / "proc/meminfo", f"MemTotal: 1 kB\nMemAvailable:    {mib * 1024} kB\nHugePages_Total:       0\n")
+
+
+def test_without_a_limit_available_is_what_the_kernel_says(tmp_path: Path) -> None:
+    """MemAvailable, which counts what it would drop."""
+    meminfo(tmp_path, 500)
+    assert available_ram_bytes(tmp_path) == 500 * MIB
+
+
+def test_where_nothing_tells_all_is_available(tmp_path: Path) -> None:
+    """As on macOS."""
+    assert available_ram_bytes(tmp_path) == total_ram_bytes(tmp_path)
+
+
+def test_what_a_control_group_has_left_is_available(tmp_path: Path) -> None:
+    """The limit less what is used; cached files do not count as used."""
+    meminfo(tmp_path, 500)
+    write(tmp_path / "proc/self/cgroup", "0::/user\n")
+    group = tmp_path / "sys/fs/cgroup/user"
+    write(group / "memory.max", f"{300 * MIB}\n")
+    write(group / "memory.current", f"{250 * MIB}\n")
+    write(group / "memory.stat", f"anon 1\nfile 2\ninactive_file {20 * MIB}\nactive_file {10 * MIB}\n")
+    assert available_ram_bytes(tmp_path) == 80 * MIB
+    meminfo(tmp_path, 60)
+    assert available_ram_bytes(tmp_path) == 60 * MIB
+
+
+def test_version_one_counts_as_well(tmp_path: Path) -> None:
+    """Other names for the same; a group over its limit has nothing left."""
+    meminfo(tmp_path, 500)
+    write(tmp_path / "proc/self/cgroup", "4:memory:/docker/abc\n")
+    group = tmp_path / "sys/fs/cgroup/memory"
+    write(group / "memory.limit_in_bytes", f"{100 * MIB}\n")
+    write(group / "memory.usage_in_bytes", f"{90 * MIB}\n")
+    write(group / "memory.stat", f"inactive_file 7\ntotal_inactive_file {5 * MIB}\ntotal_active_file {MIB}\n")
+    assert available_ram_bytes(tmp_path) == 16 * MIB
+    write(group / "memory.usage_in_bytes", f"{200 * MIB}\n")
+    assert available_ram_bytes(tmp_path) == 0

@@ -1,0 +1,79 @@
+"""The tool that tells what loading a model would take, without taking it.
+
+    python -P -m beastd.engine.simulate       (``toolorders`` has the order and the result)
+
+Each case goes the worker's own way to a loaded model, but llama.cpp is told to allocate nothing. What a worker takes
+besides its buffers (interpreter, libraries, vocabulary, graphs) this process takes too, and measures.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+
+import beastd.engine.engine
+import beastd.engine.outbox  # noqa: F401
+from beastd.contract import RAM, DeviceNeed, MemoryNeed
+from beastd.engine.breakdown import device_needs, gpus
+from beastd.engine.intake import Intake
+from beastd.engine.llama import Llama
+from beastd.engine.memory import give_back, held
+from beastd.errors import BeastError
+from beastd.ipc import Failure, Load
+from beastd.tool import Progress, Report, serve
+from beastd.toolorders import Outcome, SimulateCase, Simulated, SimulateOrder
+
+_NICE = 19
+"""Loaded models go on undisturbed."""
+_USE_BYTES = 6 * 2**20
+"""What a worker takes besides once it has answered: code of the kernels, stacks of threads, samplers, texts."""
+
+
+def simulate(order: SimulateOrder, report: Report) -> dict[str, Any]:
+    """Tell it for each case; returns ``Simulated`` as a dict. A case that cannot be loaded hinders no other."""
+    outcomes: list[Outcome] = []
+    for case in order.cases:
+        report(
+            Progress(status=f"measuring {case.label}", completed=len(outcomes), total=len(order.cases), unit="models")
+        )
+        outcomes.append(_outcome(case))
+    result: dict[str, Any] = msgspec.to_builtins(Simulated(outcomes=outcomes, gpus=gpus()))
+    return result
+
+
+def _outcome(case: SimulateCase) -> Outcome:
+    try:
+        return Outcome(need=_need(case))
+    except BeastError as e:
+        return Outcome(failure=Failure(e.code, e.message))
+
+
+def _need(case: SimulateCase) -> MemoryNeed:
+    load = Load(paths=case.paths, label=case.label, settings=case.settings)
+    give_back()  # the next measurement must not start from what the last case has freed
+    llama = Llama(load, lambda _: None, is_simulated=True)
+    try:
+        intake = Intake(llama, load.template)
+        needs = device_needs(llama.handle)
+        # Logits are allocated even now, and so is the state of recurrent layers.
+        output_bytes = llama.logged_bytes("output")
+        taken = held().resident_bytes - output_bytes - llama.logged_bytes("RS")
+        del intake
+    finally:
+        llama.close(keeps_model=False)
+    return MemoryNeed(devices=_with_output(needs, output_bytes), process_bytes=taken + _USE_BYTES)
+
+
+def _with_output(needs: list[DeviceNeed], output_bytes: int) -> list[DeviceNeed]:
+    ram, *rest = needs
+    assert ram.device == RAM, "it comes first"
+    return [msgspec.structs.replace(ram, compute_bytes=ram.compute_bytes + output_bytes), *rest]
+
+
+if __name__ == "__main__":
+    with suppress(OSError):
+        os.nice(_NICE)
+    serve(SimulateOrder, simulate)
