@@ -61,7 +61,7 @@ class Daemon:
         )
         dirs = config.models_dirs(paths.models_dir)
         self._registry = registry = Registry(dirs, paths.state_dir / "facts.json")
-        wants = Wants(registry, self._ledger, config, self._budget_bytes)
+        wants = Wants(registry, self._ledger, config, self._budget_bytes, self._pool.loaded)
         self._service = Service(registry, self._pool, config, wants)
         self._jobs = Jobs()
         store = Store(dirs[0])

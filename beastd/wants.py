@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from beastd import ipc
@@ -30,6 +31,8 @@ class Wants:
     config: Config
     budget_bytes: int
     """Main memory that all models may take, for the number of parallel sequences."""
+    loaded: Callable[[Sequence[str], int], Want | None]
+    """What asks for a worker that is there: by its variants' keys, and with so much context (``Pool.loaded``)."""
 
     async def of(self, resolved: Resolved, num_ctx: int | None) -> Want:
         """What can answer a request for this name with so much context.
@@ -43,6 +46,11 @@ class Wants:
         rungs = [resolved.variant]
         if resolved.name.variant is None and self.is_adaptive(model):
             rungs += await self._smaller(model, resolved.variant, top)
+        keys = [_key(model, it, settings) for it in rungs]
+        return self.loaded(keys, settings.n_ctx) or await self._measured(model, rungs, settings)
+
+    async def _measured(self, model: Model, rungs: list[Variant], settings: ipc.LoadSettings) -> Want:
+        """The want with what each variant takes, simulated if it is not known: a good part of a second."""
         cases = [
             Case(it.digest, tuple(map(str, it.files)), f"{model.name} ({it.name})", await self._shape(it), settings)
             for it in rungs
@@ -92,9 +100,8 @@ class Wants:
         )
 
     def _spec(self, model: Model, variant: Variant, settings: ipc.LoadSettings, need: MemoryNeed) -> WorkerSpec:
-        loaded_as = zlib.crc32(f"{model.fields.template or ''}\0{settings.kv_type}".encode())
         return WorkerSpec(
-            key=f"{model.name}@{variant.name}#{variant.digest}#{loaded_as:08x}",
+            key=_key(model, variant, settings),
             name=str(model.name),
             variant=variant.name,
             paths=tuple(map(str, variant.files)),
@@ -107,3 +114,9 @@ class Wants:
             is_pinned=model.fields.pinned,
             has_auto_parallel=self.config.parallel == "auto",
         )
+
+
+def _key(model: Model, variant: Variant, settings: ipc.LoadSettings) -> str:
+    """Identity of a variant's worker: its name and content, and what else makes it another worker."""
+    loaded_as = zlib.crc32(f"{model.fields.template or ''}\0{settings.kv_type}".encode())
+    return f"{model.name}@{variant.name}#{variant.digest}#{loaded_as:08x}"

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,17 @@ class Pool:
     def lease(self, want: Want, keep_alive_s: float) -> Lease:
         """A hold on a worker for this, which stays keep_alive_s seconds after it (inf: for ever, 0: not)."""
         return Lease(next(self._tickets), want, keep_alive_s, Door(self._enter, self._leave, self._view.look))
+
+    def loaded(self, keys: Sequence[str], n_ctx: int) -> Want | None:
+        """What asks for a worker that is there, or loads, and answers with any of these variants and so much context.
+
+        None when there is none: then it has to be found out what a load would take.
+        """
+        entry = next((entry for key in keys if (entry := self._fleet.roster.staying(key))), None)
+        if entry is None or n_ctx > entry.shapes[-1].spec.settings.n_ctx:
+            return None
+        rungs = {rung.key: rung.with_context(n_ctx) for rung in entry.ladder}
+        return Want(tuple(rungs[key] for key in keys)) if rungs.keys() >= set(keys) else None
 
     async def unload(self, id_: int, *, even_pinned: bool = False) -> bool:
         """Stop this worker: now if it is idle (it is gone on return), else as soon as its answers end.

@@ -53,6 +53,10 @@ class WorkerSpec:
         """This variant with the other's settings: variants of one model share the layout of their KV."""
         return replace(self, settings=other.settings, working=other.working)
 
+    def with_context(self, n_ctx: int) -> WorkerSpec:
+        """The same for a request that needs no more tokens than this."""
+        return replace(self, settings=msgspec.structs.replace(self.settings, n_ctx=n_ctx))
+
     def with_parallel(self, n_parallel: int) -> WorkerSpec:
         """For another number of sequences at once; the KV is nearly all of what changes."""
         settings = msgspec.structs.replace(self.settings, n_parallel=n_parallel)
