@@ -63,6 +63,8 @@ class Entry:
     state: State = State.LOADING
     target: Shape | None = None
     """What it becomes, while it changes."""
+    n_killed: int = 0
+    """Workers that were killed before it while they loaded for the same requests."""
     is_unloading: bool = False
     """To stop when its answers have ended."""
     idle_since: float = 0.0
@@ -152,3 +154,5 @@ class Claim:
     want: Want
     order: int
     tickets: dict[Ticket, Want]
+    n_killed: int = 0
+    """Workers that were killed while they loaded for it."""

@@ -19,7 +19,7 @@ import itertools
 import math
 from collections.abc import Collection, Iterable
 
-from beastd.errors import BeastError, DoesNotFit, OutOfMemory
+from beastd.errors import BeastError, DoesNotFit, OutOfMemory, WorkerDied
 from beastd.fleet import policy, refusals
 from beastd.fleet.cooling import Cooling, Failure
 from beastd.fleet.effects import Effects
@@ -35,6 +35,8 @@ STEP_UP_AFTER_S = 30.0
 """Without any pressure for so long, a model that was stepped down may step up again."""
 STEP_UP_MARGIN = 0.05
 """A part of the budget that must stay free then, so that the next small need does not step it down again."""
+MOST_KILLED = 2
+"""How often a load is started again for the same requests after somebody has killed its process."""
 HOLD_STILL_S = 60.0
 """A worker whose change has failed is not asked to change again for so long."""
 
@@ -160,6 +162,8 @@ class Fleet:
         smaller = _smaller(entry) if isinstance(error, OutOfMemory) else None
         if entry.state is State.STOPPING:
             self._refuse_all(entry.waiters, error)
+        elif isinstance(error, WorkerDied):
+            self._load_killed(entry, error)
         elif smaller is not None:
             self._note("retry", smaller.best, f"{entry.spec.label} ran out of memory: {error.message}")
             self._line_up_smaller(entry, smaller, error)
@@ -168,6 +172,15 @@ class Fleet:
             self._note("cool_down", entry.spec, f"for {failure.until - now:.0f} s: {error.message}")
             self._refuse_all(entry.waiters, error)
         self._serve_line()
+
+    def _load_killed(self, entry: Entry, error: WorkerDied) -> None:
+        """Somebody killed the process, which says nothing of the model: it is started again, a few times."""
+        if entry.n_killed == MOST_KILLED:
+            self._refuse_all(entry.waiters, error)
+            return
+        self._note("retry", entry.spec, error.message)
+        for ticket, want in entry.waiters.items():
+            self._line_up(ticket, want, entry.order).n_killed = entry.n_killed + 1
 
     def on_died(self, id_: int, now: float) -> None:
         """A loaded worker's process is gone. Its requests learn it from the worker; their leases are void."""
@@ -286,8 +299,9 @@ class Fleet:
         key = _change_of(spec) if self.roster.staying(spec.key) else spec.key
         return self.cooling.resting(key, self._now)
 
-    def _line_up(self, ticket: Ticket, want: Want, order: int) -> None:
-        self._places[ticket] = self.line.add(ticket, want, order)
+    def _line_up(self, ticket: Ticket, want: Want, order: int) -> Claim:
+        claim = self._places[ticket] = self.line.add(ticket, want, order)
+        return claim
 
     def _line_up_smaller(self, entry: Entry, smaller: Want, error: BeastError) -> None:
         """Who waited for a worker that did not fit waits for a smaller one, where that answers them."""
@@ -373,6 +387,7 @@ class Fleet:
     def _start(self, claim: Claim, spec: WorkerSpec) -> None:
         self.line.take(claim)
         entry = Entry(next(self._numbers), Shape(spec), claim.order, claim.want.rungs, spec.need, claim.tickets)
+        entry.n_killed = claim.n_killed
         self.roster.add(entry)
         self._places.update(dict.fromkeys(claim.tickets, entry))
         if spec.key != claim.want.best.key:

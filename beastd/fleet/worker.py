@@ -224,7 +224,7 @@ class Worker:
         if isinstance(cause, LinkBroken):
             return LoadFailed(f"{label} failed to load: its worker sent {cause}. {self._log_hint()}")
         if isinstance(cause, LinkClosed) and self._process:
-            kind = OutOfMemory if self._was_oom_killed else LoadFailed
+            kind = OutOfMemory if self._was_oom_killed else WorkerDied if self._process.is_killed else LoadFailed
             return kind(f"{label} failed to load: its worker, pid {self.pid}, {self._outcome()}. {self._log_hint()}")
         return LoadFailed(f"{label} failed to load: its worker could not be started ({cause}).")
 
