@@ -21,6 +21,7 @@ from beastd.jobs.jobs import Jobs
 from beastd.library.desk import Desk
 from beastd.library.library import Library
 from beastd.lock import Lock
+from beastd.notify import notify_ready, notify_stopping
 from beastd.paths import Paths, ensure_dir, ensure_run_dir
 from beastd.registry.catalog import load_catalog
 from beastd.registry.keeper import Keeper
@@ -79,9 +80,11 @@ class Daemon:
         await runner.setup()
         try:
             await self._listen(runner)
+            notify_ready()
             # Reading a thousand descriptions takes half a second: not while the first client waits for a list.
             warming = asyncio.create_task(asyncio.to_thread(self._registry.list))
             await self._signalled()
+            notify_stopping(self._config.drain_s)
             warming.cancel()
             _log.info("draining: answers under way have %g s", self._config.drain_s)
         finally:
