@@ -12,7 +12,7 @@ HEAVY = {"asyncio", "aiohttp", "rich", "prompt_toolkit", "msgspec", "http.client
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["run", "--help"], ["ps", "--help"], ["bench", "--help"], ["logs", "--help"]],
+    [["--help"], ["run", "--help"], ["ps", "--help"], ["bench", "--help"], ["service", "--help"], ["logs", "--help"]],
 )
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     """Each of these would cost tens of milliseconds at every start."""
