@@ -6,6 +6,7 @@ from typing import Any
 
 from beastctl import daemon
 from beastctl.client import Client
+from beastctl.logtail import worker_logs
 from beastd.errors import BeastError
 
 LIMIT_S = 0.3
@@ -38,6 +39,11 @@ def job_ids(incomplete: str) -> list[str]:
     """Ids of jobs under way that begin with ``incomplete``."""
     running = [job["id"] for job in _asked("/api/jobs", "jobs") if job["state"] == "running"]
     return _beginning(incomplete, running)
+
+
+def worker_labels(incomplete: str) -> list[str]:
+    """Workers that have left a log and whose name begins with ``incomplete``."""
+    return _beginning(incomplete, sorted(set(worker_logs(daemon.current_paths().logs_dir).values())))
 
 
 def _asked(path: str, field: str) -> list[dict[str, Any]]:

@@ -53,6 +53,8 @@ SECTIONS: Mapping[str, Mapping[str, str]] = {
         "status": "Tell how the daemon is.",
         "jobs": "List long work under way; watch it or cancel it.",
         "shutdown": "Stop the daemon.",
+        "logs": "Show the daemon's log, or a worker's.",
+        "service": "Let systemd or launchd run the daemon.",
         "version": "Show the versions of beast and beastd.",
     },
 }

@@ -25,6 +25,7 @@ from beastd.jobs.jobs import Jobs
 from beastd.library.desk import Desk
 from beastd.library.library import Library
 from beastd.lock import Lock
+from beastd.notify import notify_ready, notify_stopping
 from beastd.paths import Paths, ensure_dir, ensure_run_dir
 from beastd.registry.catalog import load_catalog
 from beastd.registry.keeper import Keeper
@@ -92,6 +93,7 @@ class Daemon:
         await runner.setup()
         try:
             await self._listen(runner)
+            notify_ready()
             # Reading a thousand descriptions takes half a second: not while the first client waits for a list.
             background = [
                 asyncio.create_task(asyncio.to_thread(self._registry.list)),
@@ -99,6 +101,7 @@ class Daemon:
                 asyncio.create_task(self._service.preload(self._config.preload)),
             ]
             await self._signalled()
+            notify_stopping(self._config.drain_s)
             for task in background:
                 task.cancel()
             _log.info("draining: answers under way have %g s", self._config.drain_s)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
 from typing import TYPE_CHECKING
@@ -75,6 +76,11 @@ def log_request(
         "error": error,
     }
     _requests.info("request", extra={"fields": fields})
+
+
+def readable_label(label: str) -> str:
+    """The part of a worker's log file name that tells whose it is: a model's name, safe as a file name."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", label).strip("._")[:80]
 
 
 def logfmt(fields: dict[str, Field]) -> str:

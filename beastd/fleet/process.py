@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import signal
 import socket
 import sys
@@ -16,6 +15,8 @@ import zlib
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
+
+from beastd.log import readable_label
 
 _ENV = {"GGML_NO_BACKTRACE": "1", "GOMP_SPINCOUNT": "2000"}
 """Where the daemon's environment does not say otherwise. llama.cpp's aborts would spend seconds in gdb. OpenMP threads
@@ -28,8 +29,7 @@ _TAIL_LINES = 8
 
 def log_path(folder: Path, label: str, key: str) -> Path:
     """Where the output of the worker with this key goes: readable, safe as a file name, and the key's own."""
-    readable = re.sub(r"[^A-Za-z0-9._-]+", "_", label).strip("._")[:80]
-    return folder / f"worker-{readable}-{zlib.crc32(key.encode()):08x}.log"
+    return folder / f"worker-{readable_label(label)}-{zlib.crc32(key.encode()):08x}.log"
 
 
 class Process:

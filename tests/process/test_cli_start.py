@@ -10,7 +10,10 @@ import pytest
 HEAVY = {"asyncio", "aiohttp", "rich", "prompt_toolkit", "msgspec", "http.client", "numpy", "llama_cpp", "pydantic"}
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["ps", "--help"], ["bench", "--help"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["run", "--help"], ["ps", "--help"], ["bench", "--help"], ["service", "--help"], ["logs", "--help"]],
+)
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     """Each of these would cost tens of milliseconds at every start."""
     code = (

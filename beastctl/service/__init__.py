@@ -1,0 +1,1 @@
+"""beastd under the system's own service manager: systemd or launchd."""
