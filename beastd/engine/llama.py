@@ -322,8 +322,10 @@ class Llama:
 
     def tokens_containing(self, texts: Sequence[str]) -> frozenset[int]:
         """Every token whose text contains one of these (DRY's sequence breakers)."""
+        if not texts:
+            return frozenset()
         # The whole vocabulary is searched between two steps: a pattern is faster than asking for each text.
-        wanted = re.compile(b"|".join(re.escape(text.encode()) for text in texts) or b"(?!)")
+        wanted = re.compile(b"|".join(re.escape(text.encode()) for text in texts))
         pieces = (self._to_piece(token, special=True) for token in range(self.n_vocab))
         return frozenset(token for token, piece in enumerate(pieces) if wanted.search(piece))
 

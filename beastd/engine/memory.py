@@ -7,6 +7,7 @@ import os
 import resource
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,7 +47,9 @@ def unmap_unused(files: Iterable[str]) -> None:
 
     llama.cpp copies many tensors into buffers of another layout, and keeps what it copied from mapped.
     """
-    if sys.platform == "linux":
+    if sys.platform != "linux":
+        return
+    with suppress(OSError):  # without /proc they stay
         for start, end in _mappings({os.path.realpath(file) for file in files}):
             ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_DONTNEED)
 

@@ -67,7 +67,7 @@ class Shape:
         self._llama.open(load, is_asleep=is_asleep)
         self._intake.renew(load.template)
         self.is_asleep = is_asleep
-        if not is_asleep:
+        if not is_asleep and self._scheduler.is_idle:  # else the next step does it, and nobody has to wait
             self._llama.touch()
 
     def _save(self) -> dict[int, State]:
