@@ -102,6 +102,7 @@ def _load(order: ipc.Load, link: Link, future: Future[tuple[Engine, Llama]]) -> 
 
 def _yield_to_others() -> None:
     """Give this thread, and those it will start, the lowest priority; Linux keeps one for each thread."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads would stay, and are not needed
     if sys.platform == "linux":
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
 

@@ -89,11 +89,13 @@ class Engine:
             self._outbox.tell(ipc.Pong(self._stats()))
 
     def _reshape(self, order: ipc.Reshape) -> None:
+        while self._arrived:  # what came before the order does not depend on it
+            self._take_in()
         self._outbox.flush(time.monotonic_ns())
         try:
             reshaped = self._shape.become(order, self._live.values())
         except BeastError as error:
-            for id_ in [*self._live, *self._arrived]:
+            for id_ in self._live:
                 self._outbox.end(id_, _failure(error))
             self._outbox.flush(time.monotonic_ns())
             raise

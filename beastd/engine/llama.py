@@ -151,6 +151,7 @@ class Llama:
         self._on_progress = on_progress
         self._n_outputs = n_outputs
         self._pieces: dict[int, bytes] = {}
+        self._text = ctypes.create_string_buffer(64)
         self._loras: dict[str, ctypes.c_void_p] = {}
         self._adapters: AdapterSet = ()
         self._model = self._ctx = self._memory = None
@@ -341,22 +342,20 @@ class Llama:
         return self._to_piece(token, special=True).decode("utf-8", "replace") if token >= 0 else ""
 
     def _to_piece(self, token: int, *, special: bool) -> bytes:
-        size = 64
-        while True:
-            buffer = ctypes.create_string_buffer(size)
-            n = lib.llama_token_to_piece(self.vocab, token, buffer, size, 0, special)
-            if n >= 0:
-                return buffer.raw[:n]
-            size = -n
+        n = lib.llama_token_to_piece(self.vocab, token, self._text, len(self._text), 0, special)
+        if n < 0:
+            self._text = ctypes.create_string_buffer(-n)
+            return self._to_piece(token, special=special)
+        return memoryview(self._text)[:n].tobytes()
 
     def tokens_containing(self, texts: Sequence[str]) -> frozenset[int]:
         """Every token whose text contains one of these (DRY's sequence breakers)."""
-        wanted = [text.encode() for text in texts]
-        return frozenset(
-            token
-            for token in range(self.n_vocab)
-            if any(text in self._to_piece(token, special=True) for text in wanted)
-        )
+        if not texts:
+            return frozenset()
+        # The whole vocabulary is searched between two steps: a pattern is faster than asking for each text.
+        wanted = re.compile(b"|".join(re.escape(text.encode()) for text in texts))
+        pieces = (self._to_piece(token, special=True) for token in range(self.n_vocab))
+        return frozenset(token for token, piece in enumerate(pieces) if wanted.search(piece))
 
     @property
     def fill_in_middle(self) -> tuple[int, int, int] | None:
@@ -374,7 +373,7 @@ class Llama:
         """Compute one step. Returns the logits asked for, shape (n_outputs, n_vocab), in the chunks' order.
 
         The array is llama.cpp's own buffer: valid, and free to be changed, until the next call.
-        Raises ``DecodeError``.
+        Raises ``DecodeError``, ``OutOfMemory``.
         """
         return self._decode(self._batch.fill(chunks))
 
@@ -386,8 +385,11 @@ class Llama:
         return self._decode(self._batch.fill_all(pieces, start, first))
 
     def _decode(self, n_outputs: int) -> FloatArray:
+        self._log.errors.clear()
         code = lib.llama_decode(self._ctx, self._batch.native)
         if code != 0:
+            if _NO_MEMORY.search(self._reason()):
+                raise OutOfMemory(f"a step needed memory that cannot be had: {self._reason()}; {_SPARE_MEMORY}")
             raise DecodeError(code)
         if not n_outputs:
             return np.empty((0, self.n_vocab), np.float32)

@@ -10,7 +10,7 @@ from beastd.engine.intake import Intake
 from beastd.engine.kvcache import RUN_BONUS, Slot
 from beastd.engine.kvstate import State
 from beastd.engine.llama import Llama
-from beastd.engine.memory import held
+from beastd.engine.memory import give_back, held
 from beastd.engine.scheduler import Scheduler, StepBudget
 from beastd.engine.sequence import Sequence
 from beastd.errors import BeastError, Conflict
@@ -59,6 +59,7 @@ class Shape:
             failure = ipc.Failure(error.code, error.message)
             self._open(before, is_asleep=was_asleep)
         self._carry_over(states, live)
+        give_back()
         return ipc.Reshaped(ready=self.ready, stall_s=time.monotonic() - start_s, failure=failure)
 
     def _open(self, load: ipc.Load, *, is_asleep: bool) -> None:
@@ -66,7 +67,7 @@ class Shape:
         self._llama.open(load, is_asleep=is_asleep)
         self._intake.renew(load.template)
         self.is_asleep = is_asleep
-        if not is_asleep:
+        if not is_asleep and self._scheduler.is_idle:  # else the next step does it, and nobody has to wait
             self._llama.touch()
 
     def _save(self) -> dict[int, State]:

@@ -335,9 +335,11 @@ def test_a_request_to_a_sleeper_fails_and_it_can_still_wake(forge: Forge) -> Non
     assert forge.ask("Hello!", id_=2)
 
 
-def test_it_does_not_fall_asleep_over_an_answer(forge: Forge) -> None:
+@pytest.mark.parametrize("n_steps", [0, 4])
+def test_it_does_not_fall_asleep_over_a_request(forge: Forge, n_steps: int) -> None:
+    """Whether it has begun, or has just come in."""
     forge.submit(1, "Tell me a story.", n=30)
-    forge.step(4)
+    forge.step(n_steps)
     reshaped = forge.become(load(), is_asleep=True)
     assert reshaped.failure is not None
     assert reshaped.failure.code == "conflict"

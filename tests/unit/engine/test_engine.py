@@ -29,6 +29,8 @@ class Table:
 
     failure: Exception | None = None
 
+    n_adapters = 0
+
     def use_adapters(self, adapters: object) -> None:
         pass
 
@@ -86,10 +88,14 @@ class Forge:
         self.scheduler = Scheduler(KVCache(N_SLOTS), StepBudget(1.0, 512, 512))
         self.text: dict[int, str] = {}
         self.endings: dict[int, str] = {}
+        self.told: list[ipc.FromWorker] = []
         outbox = Outbox(self._hear)
         self.engine = Engine(cast(Llama, self.table), cast(Intake, self.door), self.scheduler, self.inbox, outbox)
 
-    def _hear(self, step: ipc.Step) -> None:
+    def _hear(self, step: ipc.FromWorker) -> None:
+        if not isinstance(step, ipc.Step):
+            self.told.append(step)
+            return
         for delta in step.deltas:
             assert delta.id not in self.endings, "nothing follows an ending"
             self.text[delta.id] = self.text.get(delta.id, "") + delta.text
@@ -197,3 +203,26 @@ def test_a_cancellation_overtakes_the_requests_that_wait(forge: Forge, slow_inta
     assert forge.door.taken == [1, 2]
     assert forge.endings == {2: "length"}
     assert forge.scheduler.is_idle
+
+
+# --- heartbeat ---
+
+
+def test_a_ping_is_answered_while_it_works(forge: Forge, slow_intake: None) -> None:
+    """Requests that were not taken in yet count as waiting."""
+    forge.submit(1, n=50)
+    forge.engine.step()
+    forge.submit(2, 3)
+    forge.inbox.put(ipc.Ping())
+    forge.engine.step()
+    (pong,) = forge.told
+    assert isinstance(pong, ipc.Pong)
+    stats = pong.stats
+    assert (stats.n_running, stats.n_waiting, stats.n_kv_tokens) == (1, 2, 3)
+    assert (stats.n_prompt, stats.n_cached, stats.n_answer, stats.n_steps) == (3, 0, 1, 1)
+
+
+def test_a_ping_is_answered_when_there_is_nothing_to_do(forge: Forge) -> None:
+    forge.inbox.put(ipc.Ping())
+    forge.engine.step()
+    assert forge.told

@@ -91,3 +91,41 @@ def test_a_partitioned_cache_keeps_busy_slots_together() -> None:
         cache.release(slot)
     taken = [acquire(cache, [100 + n] * 50)[0].index for n in range(4)]
     assert max(taken) - min(taken) == 3
+
+
+def test_growing_adds_empty_slots_and_keeps_the_others() -> None:
+    cache = KVCache(2)
+    slot, _ = acquire(cache, [1, 2, 3])
+    cache.resize(4)
+    assert cache.slots[slot.index] is slot
+    assert [other.index for other in cache.slots] == [0, 1, 2, 3]
+    assert cache.n_tokens == 3
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=8), st.integers(1, 8))
+def test_shrinking_keeps_busy_slots_then_the_last_used_with_their_tokens(busy: list[bool], n_slots: int) -> None:
+    cache = KVCache(len(busy))
+    slots = [acquire(cache, [100 + n])[0] for n in range(len(busy))]
+    for slot, is_busy in zip(slots, busy, strict=True):
+        if not is_busy:
+            cache.release(slot)
+    n_slots = max(n_slots, sum(busy))
+    cache.resize(n_slots)
+    assert [slot.index for slot in cache.slots] == list(range(n_slots))
+    assert all(slot in cache.slots for slot, is_busy in zip(slots, busy, strict=True) if is_busy)
+    idle = [slot for slot, is_busy in zip(slots, busy, strict=True) if not is_busy]
+    n_kept = max(0, min(n_slots, len(busy)) - sum(busy))
+    assert [slot for slot in idle if slot in cache.slots] == idle[len(idle) - n_kept :]
+
+
+def test_slots_in_range_stay_where_they_are() -> None:
+    cache = KVCache(4)
+    first, second, third, _ = [acquire(cache, [n] * 3)[0] for n in range(4)]
+    for slot in cache.slots:
+        if slot is not second:
+            cache.release(slot)
+    last_used = cache.slots[3]
+    cache.resize(2)
+    assert (second.index, last_used.index) == (1, 0)
+    assert first not in cache.slots
+    assert third not in cache.slots

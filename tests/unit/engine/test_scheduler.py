@@ -176,3 +176,22 @@ def test_every_sequence_gets_its_whole_prompt_computed_once_and_no_step_exceeds_
         if rooms.is_idle and not pending:
             break
     assert done == set(range(len(arrivals)))
+
+
+def test_with_fewer_slots_the_last_to_come_wait_and_are_computed_again() -> None:
+    """Prompt and answer so far, in one go; then the answer goes on."""
+    rooms = scheduler(n_slots=3)
+    for id_ in (1, 2, 3):
+        rooms.add(sequence(id_, 10, arrived_s=id_))
+        rooms.admit(0)
+        compute(rooms.next_batch(0))
+    rooms.resize(1)
+    assert [it.id for it in rooms.running] == [1]
+    assert sorted(it.id for it in rooms.waiting) == [2, 3]
+    assert len(rooms.cache.slots) == 1
+    rooms.remove(rooms.running[0])
+    (second,) = rooms.admit(0)
+    (chunk,) = rooms.next_batch(0)
+    assert (second.id, second.n_said) == (2, 2)
+    assert chunk.tokens == [2] * 10 + [7, 7]
+    assert chunk.wants_logits
