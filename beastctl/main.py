@@ -20,6 +20,7 @@ SECTIONS: Mapping[str, Mapping[str, str]] = {
     "Run models": {
         "run": "Answer a prompt, or chat when there is none.",
         "ps": "Show the models that are loaded.",
+        "fit": "Tell whether a model fits this machine.",
         "stop": "Unload a model.",
         "bench": "Measure the speed of a model, here or on any server.",
     },

@@ -15,6 +15,8 @@ from beastd import __version__
 from beastd.api.routes import make_app
 from beastd.config import Config, split_address
 from beastd.errors import ConfigError
+from beastd.fit.advisor import Advisor
+from beastd.fit.ledger import Ledger
 from beastd.fleet.memory import total_ram_bytes
 from beastd.fleet.pool import Pool
 from beastd.jobs.jobs import Jobs
@@ -69,11 +71,22 @@ class Daemon:
             )
         )
 
+        self._ledger = Ledger(paths.state_dir / "needs.json", paths.logs_dir)
+        self._advisor = Advisor(
+            registry,
+            self._ledger,
+            config,
+            budget_bytes=self._budget_bytes,
+            store=store.root,
+            logs_dir=paths.logs_dir,
+            source_of=self._library.source_of,
+        )
+
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT, then drain. A second signal ends the draining."""
         lock = Lock(self._paths.lock_file)
         lock.acquire()
-        app = make_app(self._service, self._library, self._health, self._config.origins)
+        app = make_app(self._service, self._library, self._advisor, self._health, self._config.origins)
         # Without handler_cancellation a handler never learns that its client left.
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=self._config.drain_s, access_log=None)
         await runner.setup()
