@@ -14,7 +14,7 @@ from beastd.contract import ModelShape
 from beastd.errors import BadModel
 from beastd.fetch.order import FetchOrder, FileSource, HubSource, Peeked, PeekOrder, UrlSource
 from beastd.fit.contract import Download
-from beastd.jobs.process import NO_ENV, run_tool
+from beastd.jobs.process import run_tool
 from beastd.registry.gguf import read_shards
 from beastd.registry.models import Resolved, Variant
 from beastd.registry.registry import Registry
@@ -93,7 +93,7 @@ class Hatch:
     order: FetchOrder
     """What a pull would be told."""
     log: Path
-    env: Mapping[str, str] = NO_ENV
+    env: Mapping[str, str]
     folders: list[Path] = field(default_factory=list)
     """Made for stand-ins, and to be removed."""
 

@@ -46,7 +46,7 @@ def warnings(option: Option, machine: Sequence[Device], download: Download | Non
     """What stands against an option although it is within the budget."""
     needs = {RAM: option.need.ram_bytes, **option.need.gpu_bytes}
     found = [
-        f"only {size_text(it.free_bytes)} of {_place(it.device)} are free now: loaded models and other programs hold the rest"
+        f"only {size_text(it.free_bytes)} of {_place(it.device)} are free now; the rest is in use"
         for it in machine
         if it.free_bytes < needs.get(it.device, 0) <= it.budget_bytes
     ]
@@ -84,9 +84,8 @@ def _way(stall: Stall, asked: Option, option: Option) -> str:
 def _savings(verdict: Verdict) -> list[str]:
     kv_bytes = sum(it.kv_bytes for it in verdict.asked.need.devices)
     is_worth_it = verdict.asked.kv_type == "f16" and 4 * kv_bytes > verdict.asked.need.ram_bytes
-    return [
-        "the KV cache takes half as much as q8_0: `--kv-type q8_0` tells, kv_type: q8_0 in config.yaml sets it"
-    ] * is_worth_it
+    step = "a KV cache of q8_0 takes half as much: `--kv-type q8_0` tells, kv_type: q8_0 in config.yaml sets it"
+    return [step] if is_worth_it else []
 
 
 def _place(device: str) -> str:
