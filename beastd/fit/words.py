@@ -59,8 +59,8 @@ def warnings(option: Option, machine: Sequence[Device], download: Download | Non
 
 
 def _shape(option: Option) -> str:
-    times = f" for each of {option.n_parallel} requests at once" if option.n_parallel > 1 else ""
-    return f"{option.n_ctx} tokens of context{times}"
+    n = option.n_parallel
+    return f"{option.n_ctx} tokens of context for " + (f"each of {n} requests at once" if n > 1 else "one request")
 
 
 def _taken(option: Option, budget: Budget) -> str:
