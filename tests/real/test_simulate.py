@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 from pathlib import Path
 
 import msgspec
@@ -80,18 +79,14 @@ def test_the_order_of_cases_changes_nothing() -> None:
     assert last.process_bytes == pytest.approx(first.process_bytes, abs=3 * MIB)
 
 
-def test_a_context_far_beyond_the_memory_is_told_without_taking_it() -> None:
-    """A terabyte of KV cache, in a process that may have no more than a few gigabytes of addresses."""
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_AS, (8 * 2**30, 8 * 2**30))
-
-    order = SimulateOrder(cases=[case(n_ctx=2**20, n_parallel=100)])
-    _, ending = run_tool("beastd.engine.simulate", order, limit)
-    assert isinstance(ending, Done)
-    (outcome,) = msgspec.convert(ending.result, Simulated).outcomes
-    assert outcome.need is not None
-    assert outcome.need.devices[0].kv_bytes > 10**12
+def test_more_than_any_memory_is_told_without_taking_it() -> None:
+    """Forty gigabytes of KV cache; and what is beyond all sense is a failure at once."""
+    told, refused = outcomes(case(n_ctx=2**20, n_parallel=4), case(n_ctx=2**20, n_parallel=100))
+    assert told.need is not None
+    assert told.need.devices[0].kv_bytes > 40 * 10**9
+    assert told.need.process_bytes < 10**9
+    assert refused.failure is not None
+    assert refused.failure.code == "load_failed"
 
 
 def test_a_broken_file_is_a_failure_in_its_place(tmp_path: Path) -> None:
