@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ import beastd
 BEAST = str(Path(sys.executable).with_name("beast"))
 CUB = Path(beastd.__file__).parent / "builtin" / "cub"
 REPO = "user/cub-GGUF"
-Fit = Callable[..., tuple[int, Any]]
 
 
 @pytest.fixture
@@ -105,7 +104,7 @@ def test_where_only_less_fits_it_says_what_does(small: RunningDaemon) -> None:
 
 
 def test_where_nothing_fits_the_status_says_so(start_daemon: StartDaemon) -> None:
-    daemon = start_daemon("--memory-budget", "20MB")
+    daemon = start_daemon(BEAST_MEMORY_BUDGET="20MB")
     status, reply = fit(daemon, "cub")
     assert (status, reply["answer"], reply["instead"]) == (1, "no", [])
     assert "Even cub@q2_k" in reply["sentence"]
@@ -145,12 +144,10 @@ def test_a_server_without_ranges_ends_in_words(small: RunningDaemon, hub: FakeHu
 
 def test_paths_and_addresses_are_not_taken_over_tcp(start_daemon: StartDaemon, free_port: int) -> None:
     """As with pull."""
-    import urllib.request
-    from urllib.error import HTTPError
-
     start_daemon("--tcp", f"127.0.0.1:{free_port}")
-    body = json.dumps({"model": f"file:{tempfile.gettempdir()}/x.gguf"}).encode()
-    asked = urllib.request.Request(f"http://127.0.0.1:{free_port}/api/fit", body)
-    with pytest.raises(HTTPError) as refused:
-        urllib.request.urlopen(asked, timeout=60)
-    assert refused.value.code == 403
+    connection = HTTPConnection("127.0.0.1", free_port, timeout=60)
+    connection.request("POST", "/api/fit", json.dumps({"model": "file:/x.gguf"}))
+    response = connection.getresponse()
+    assert response.status == 403
+    assert "only taken over the Unix socket" in response.read().decode()
+    connection.close()
