@@ -21,6 +21,7 @@ SECTIONS: Mapping[str, Mapping[str, str]] = {
         "run": "Answer a prompt, or chat when there is none.",
         "ps": "Show the models that are loaded, who waits, and why.",
         "load": "Load a model, so that its next answer begins at once.",
+        "fit": "Tell whether a model fits this machine.",
         "stop": "Unload a model.",
         "pin": "Load a model and keep it loaded.",
         "unpin": "Let a pinned model leave memory again.",

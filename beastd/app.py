@@ -16,6 +16,7 @@ from beastd.api.routes import make_app
 from beastd.config import Config, split_address
 from beastd.contract import RAM
 from beastd.errors import BadRequest, ConfigError
+from beastd.fit.advisor import Advisor
 from beastd.fit.ledger import Ledger
 from beastd.fleet.footprint import Footprint
 from beastd.fleet.memory import total_ram_bytes
@@ -82,12 +83,21 @@ class Daemon:
                 stop=self._asked.set,
             )
         )
+        self._advisor = Advisor(
+            registry,
+            self._ledger,
+            config,
+            budget_bytes=self._budget_bytes,
+            store=store.root,
+            logs_dir=paths.logs_dir,
+            source_of=self._library.source_of,
+        )
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT, then drain. A second signal ends the draining."""
         lock = Lock(self._paths.lock_file)
         lock.acquire()
-        app = make_app(self._service, self._library, self._health, self._config.origins)
+        app = make_app(self._service, self._library, self._advisor, self._health, self._config.origins)
         # Without handler_cancellation a handler never learns that its client left.
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=self._config.drain_s, access_log=None)
         await runner.setup()

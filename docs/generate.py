@@ -21,8 +21,8 @@ _VERBS = {"add_get", "add_post", "add_head", "add_delete"}
 API_HEAD = """\
 # HTTP API
 
-<!-- Made by docs/generate.py from beastd/contract.py, beastd/library/contract.py, beastd/errors.py and
-beastd/api/routes.py: edit those. -->
+<!-- Made by docs/generate.py from beastd/contract.py, beastd/library/contract.py, beastd/fit/contract.py,
+beastd/errors.py and beastd/api/routes.py: edit those. -->
 
 Beast speaks Ollama's native API, on a Unix socket (`beast status` names it) and, with `beast serve --tcp`, on TCP.
 Bodies are JSON. An unknown field or option is a 400 that names it. Answers stream as one JSON object a line unless
@@ -69,6 +69,8 @@ def api() -> str:
     for name in ("GenerateRequest", "ChatRequest", "AnswerRequest", "Message", "Options"):
         parts += _fields(classes[name])
     for node in (*library.values(), _classes("beastd/library/contract.py")["JobInfo"]):
+        parts += _fields(node)
+    for node in _classes("beastd/fit/contract.py").values():
         parts += _fields(node)
     return "\n".join([*parts, "## Errors\n", "```text", _error_tree(), "```", ""])
 

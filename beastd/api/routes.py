@@ -7,6 +7,7 @@ from typing import Any
 
 from aiohttp import web
 
+from beastd.api import fit as scales
 from beastd.api import library as shelf
 from beastd.api import native
 from beastd.api.decode import MAX_BODY_BYTES
@@ -14,12 +15,17 @@ from beastd.api.metrics import TALLY, metrics
 from beastd.api.middleware import errors_as_json, guard, on_prepare, request_log
 from beastd.api.stream import json_response
 from beastd.api.tally import Tally
+from beastd.fit.advisor import Advisor
 from beastd.library.library import Library
 from beastd.service import Service
 
 
 def make_app(
-    service: Service, library: Library, health: Callable[[], dict[str, Any]], origins: Iterable[str]
+    service: Service,
+    library: Library,
+    advisor: Advisor,
+    health: Callable[[], dict[str, Any]],
+    origins: Iterable[str],
 ) -> web.Application:
     """Everything a client can reach."""
     tally = Tally()
@@ -29,6 +35,7 @@ def make_app(
     app.on_response_prepare.append(on_prepare)
     app[native.SERVICE] = service
     app[shelf.LIBRARY] = library
+    app[scales.ADVISOR] = advisor
 
     async def healthz(_request: web.Request) -> web.Response:
         return json_response({"status": "ok", **health()})
@@ -47,6 +54,7 @@ def make_app(
     app.router.add_get("/api/fleet", native.fleet)
     app.router.add_post("/api/pin", native.pin)
     app.router.add_get("/api/version", native.version)
+    app.router.add_post("/api/fit", scales.fit)
     app.router.add_post("/api/pull", shelf.pull)
     app.router.add_get("/api/search", shelf.search)
     app.router.add_post("/api/create", shelf.create)

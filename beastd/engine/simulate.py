@@ -21,13 +21,15 @@ from beastd.engine.breakdown import device_needs, gpus
 from beastd.engine.intake import Intake
 from beastd.engine.llama import Llama
 from beastd.engine.memory import give_back, held
-from beastd.errors import BeastError
+from beastd.errors import BeastError, LoadFailed
 from beastd.ipc import Failure, Load
 from beastd.tool import Progress, Report, serve
 from beastd.toolorders import Outcome, SimulateCase, Simulated, SimulateOrder
 
 _NICE = 19
 """Loaded models go on undisturbed."""
+_MOST_CELLS = 2**23
+"""llama.cpp's bookkeeping of a KV cell, some 60 bytes, is allocated even now."""
 _USE_BYTES = 6 * 2**20
 """What a worker takes besides once it has answered: code of the kernels, stacks of threads, samplers, texts."""
 
@@ -52,6 +54,8 @@ def _outcome(case: SimulateCase) -> Outcome:
 
 
 def _need(case: SimulateCase) -> MemoryNeed:
+    if (n_cells := case.settings.n_ctx * case.settings.n_parallel) > _MOST_CELLS:
+        raise LoadFailed(f"{case.label}: {n_cells} tokens of context in all are too many to simulate; ask for fewer")
     load = Load(paths=case.paths, label=case.label, settings=case.settings)
     give_back()  # the next measurement must not start from what the last case has freed
     llama = Llama(load, lambda _: None, is_simulated=True)

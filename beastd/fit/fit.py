@@ -90,7 +90,7 @@ def largest_context(small: Option, large: Option, budget: Budget) -> int | None:
 
 
 def with_weights(option: Option, variant: str, less_bytes: int) -> Option:
-    """A guess at a smaller variant, whose file is so much less: weights shrink alike on every device."""
+    """A guess at a smaller variant, whose file is so much less: the weights of every device shrink by one share."""
     share = max(0.0, 1 - less_bytes / max(1, option.weights_bytes))
     devices = [structs.replace(it, weights_bytes=int(it.weights_bytes * share)) for it in option.need.devices]
     need = MemoryNeed(devices=devices, process_bytes=option.need.process_bytes)

@@ -29,7 +29,7 @@ from beastd.library.contract import (
     QuantizeRequest,
 )
 from beastd.library.create import create
-from beastd.library.desk import Desk
+from beastd.library.desk import Desk, Source
 from beastd.library.elsewhere import export, move
 from beastd.library.pull import Wanted, parse_wanted, pull
 from beastd.library.quantize import perplexity, quantize
@@ -58,6 +58,10 @@ class Library:
         wanted = self._wanted(request, is_local=is_local)
         subject = request.model or str(request.name)
         return self._jobs.start("pull", subject, repr(wanted), lambda job: pull(self._desk, wanted, job, request.token))
+
+    def source_of(self, text: str, is_local: bool) -> Source:
+        """Where a pull would get this model from. Raises BadRequest, ModelNotFound, Forbidden."""
+        return parse_wanted(PullRequest(model=text), self._desk.catalog, is_local=is_local).source
 
     def _wanted(self, request: PullRequest, *, is_local: bool) -> Wanted:
         try:

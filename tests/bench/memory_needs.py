@@ -81,13 +81,14 @@ class Worker:
         self._process.wait(timeout=60)
 
 
-def taken(case: SimulateCase, n_vocab: int) -> tuple[int, Worker, float]:
-    """What a worker takes once it has been used."""
+def taken(case: SimulateCase, n_vocab: int, *, is_filled: bool) -> tuple[int, Worker, float]:
+    """What a worker takes once it has been used; ``is_filled``: with a prompt as long as its context."""
     settings, random = case.settings, Random(1)
     draw = lambda n: [random.randrange(n_vocab) for _ in range(n)]  # noqa: E731
     worker = Worker(case)
     try:
-        first_s = worker.answer([draw(min(2 * settings.n_ubatch, settings.n_ctx - 64))])
+        n_long = settings.n_ctx if is_filled else 2 * settings.n_ubatch
+        first_s = worker.answer([draw(min(n_long, settings.n_ctx - 64))])
         worker.answer([draw(24) for _ in range(settings.n_parallel)])
         return worker.resident_bytes, worker, first_s
     finally:
@@ -124,6 +125,7 @@ def main() -> None:
     parser.add_argument("models", nargs="*", type=Path)
     parser.add_argument("--ctx", default="2048x1,4096x8,16384x2")
     parser.add_argument("--kv", default="f16,q8_0,q4_0")
+    parser.add_argument("--fill", action="store_true", help="a prompt as long as the context: slow")
     given = parser.parse_args()
     wanted = cases(given.models or CUBS, given.ctx, given.kv)
     worst = 0.0
@@ -131,7 +133,7 @@ def main() -> None:
     print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     for case, need in zip(wanted, predicted(wanted), strict=True):
         n_vocab = read_shards([Path(path) for path in case.paths]).shape().n_vocab
-        n_bytes, worker, first_s = taken(case, n_vocab)
+        n_bytes, worker, first_s = taken(case, n_vocab, is_filled=given.fill)
         ratio = need.ram_bytes / n_bytes
         worst = max(worst, abs(ratio - 1))
         it = case.settings

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from beastd.engine.memory import give_back, held, unmap_unused
+from beastd.engine.memory import give_back, held
+from beastd.engine.pages import unload_pages
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
 SIZE = 64 * 2**20
@@ -21,7 +22,7 @@ def test_mapped_files_are_resident_but_not_anonymous_until_they_are_let_go(tmp_p
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
         assert sum(mapped[::4096]) == 7 * SIZE // 4096
         during = held()
-        unmap_unused([str(path)])
+        unload_pages([str(path)])
         after = held()
         assert mapped[SIZE // 2] == 7
     assert during.resident_bytes - before.resident_bytes > 0.9 * SIZE
