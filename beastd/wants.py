@@ -12,14 +12,11 @@ from beastd.config import Config
 from beastd.contract import RAM, MemoryNeed, ModelShape
 from beastd.errors import BadRequest
 from beastd.fit.ledger import Case, Ledger
+from beastd.fit.settings import load_settings, parallel_of
 from beastd.fleet.footprint import Footprint
-from beastd.fleet.memory import auto_parallel
 from beastd.fleet.spec import Want, WorkerSpec
 from beastd.registry.models import Model, Resolved, Variant
 from beastd.registry.registry import Registry
-
-MOST_PARALLEL = 8
-"""Sequences at once where the configuration says auto: each reserves its whole context."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,23 +78,9 @@ class Wants:
         return min(num_ctx or self.config.context, shape.n_ctx_train)
 
     def _settings(self, model: Model, shape: ModelShape, n_ctx: int) -> ipc.LoadSettings:
-        config = self.config
-        kv_type = model.fields.kv_type or config.kv_type
-        parallel = config.parallel
-        if parallel == "auto":
-            parallel = auto_parallel(shape, n_ctx, kv_type, self.budget_bytes // 2, most=MOST_PARALLEL)
-        return ipc.LoadSettings(
-            n_ctx=n_ctx,
-            n_parallel=parallel,
-            n_batch=config.batch,
-            n_threads=config.threads,
-            n_gpu_layers=config.gpu_layers,
-            flash_attn=config.flash_attn,
-            kv_type=kv_type,
-            kv_layout=config.kv_layout,
-            mmap=config.mmap,
-            step_ms=config.step_ms,
-        )
+        kv_type = model.fields.kv_type or self.config.kv_type
+        n_parallel = parallel_of(self.config, shape, n_ctx, kv_type, self.budget_bytes)
+        return load_settings(self.config, n_ctx, n_parallel, kv_type)
 
     def _spec(self, model: Model, variant: Variant, settings: ipc.LoadSettings, need: MemoryNeed) -> WorkerSpec:
         return WorkerSpec(

@@ -21,6 +21,7 @@ from beastd.fit.stalls import Far, Hatch, Here, Stall
 from beastd.fit.words import next_steps, sentence, warnings
 from beastd.fleet.memory import available_ram_bytes, total_ram_bytes
 from beastd.jobs.process import NO_ENV
+from beastd.registry.modelfile import Fields
 from beastd.registry.models import Resolved
 from beastd.registry.registry import Registry
 
@@ -58,12 +59,16 @@ class Advisor:
         if request.token and not is_local:
             raise Forbidden("token: taken over the Unix socket alone; set HF_TOKEN where the daemon runs")
         machine = await self._machine()
-        async with self._stall(request, is_local) as (stall, num_ctx):
+        async with self._stall(request, is_local) as (stall, own):
+            num_ctx = own.parameters.num_ctx if own else None
             n_ctx = self._n_ctx(request.num_ctx or num_ctx or self._config.context, stall, request)
-            return await self._reply(request, stall, n_ctx, machine)
+            kv_type = request.kv_type or (own and own.kv_type) or self._config.kv_type
+            return await self._reply(request, stall, n_ctx, kv_type, machine)
 
-    async def _reply(self, request: FitRequest, stall: Stall, n_ctx: int, machine: list[Device]) -> FitReply:
-        kv_type, config = request.kv_type or self._config.kv_type, self._config
+    async def _reply(
+        self, request: FitRequest, stall: Stall, n_ctx: int, kv_type: str, machine: list[Device]
+    ) -> FitReply:
+        config = self._config
         n_parallel = request.num_parallel or parallel_of(config, stall.asked.shape, n_ctx, kv_type, self._budget_bytes)
         ram, *gpus = machine
         budget = Budget(ram.budget_bytes, {it.device: it.budget_bytes for it in gpus})
@@ -120,11 +125,11 @@ class Advisor:
         return [ram, *gpus]
 
     @asynccontextmanager
-    async def _stall(self, request: FitRequest, is_local: bool) -> AsyncIterator[tuple[Stall, int | None]]:
-        """The model, and the context it is set to; stand-ins of files last as long as the block."""
+    async def _stall(self, request: FitRequest, is_local: bool) -> AsyncIterator[tuple[Stall, Fields | None]]:
+        """The model, and what its modelfile says; stand-ins of files last as long as the block."""
         resolved = self._try_resolve(request.model)
         if resolved is not None:
-            yield await asyncio.to_thread(Here, self._registry, resolved), resolved.model.fields.parameters.num_ctx
+            yield await asyncio.to_thread(Here, self._registry, resolved), resolved.model.fields
             return
         hatch = self._hatch(request, is_local)
         try:

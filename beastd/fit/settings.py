@@ -8,7 +8,7 @@ from beastd.fleet.memory import auto_parallel
 from beastd.ipc import LoadSettings
 
 MOST_PARALLEL = 8
-"""As for loads (``service``): each sequence reserves its whole context."""
+"""Where the configuration says auto: each sequence reserves its whole context."""
 
 
 def load_settings(config: Config, n_ctx: int, n_parallel: int, kv_type: str) -> LoadSettings:
