@@ -11,6 +11,7 @@ from beastd.contract import Logprob, TokenLogprob
 from beastd.engine.intake import Intake
 from beastd.engine.llama import DecodeError, FloatArray, Llama
 from beastd.engine.outbox import Outbox
+from beastd.engine.positions import Positions
 from beastd.engine.sampler import Sampled
 from beastd.engine.scheduler import Chunk, Scheduler
 from beastd.engine.sequence import Sequence
@@ -34,6 +35,8 @@ class Engine:
         self._arrived: dict[int, ipc.Submit] = {}
         """Requests that are not sequences yet, oldest first."""
         self._live: dict[int, Sequence] = {}
+        self._positions = Positions()
+        self._n_detached = 0
 
     def run(self) -> None:
         """Serve for ever; the process ends with its daemon's end of the pipe."""
@@ -47,6 +50,7 @@ class Engine:
         now_ns = time.monotonic_ns()
         for sequence in self._scheduler.admit(now_ns):
             self._begin(sequence, now_ns)
+        self._tell_positions(now_ns)
         chunks = self._scheduler.next_batch(now_ns)
         if chunks:
             self._outbox.flush_before(now_ns, is_short=not any(chunk.is_prefill for chunk in chunks))
@@ -69,6 +73,14 @@ class Engine:
             if sequence := self._live.get(message.id):
                 self._drop(sequence)
                 self._outbox.forget(message.id)
+        elif isinstance(message, ipc.Detach):
+            self._detach(message.path)
+
+    def _detach(self, path: str) -> None:
+        self._n_detached += 1
+        name = f"{path} (detached, {self._n_detached})"
+        self._scheduler.detach(path, name, was_read=self._llama.detach(path, name))
+        self._llama.free_adapters(self._scheduler.adapters_in_use)
 
     def _take_in(self) -> None:
         """Make sequences of the requests that have arrived: at least one, the others as time allows."""
@@ -94,6 +106,11 @@ class Engine:
         if not self._llama.forget(sequence.slot.index, sequence.n_cached):
             sequence.slot.tokens.clear()
             sequence.n_cached = 0
+
+    def _tell_positions(self, now_ns: int) -> None:
+        if self._positions.is_due(self._scheduler.waiting, now_ns):
+            for id_, n_ahead in self._positions.news(self._scheduler.queue(now_ns), now_ns):
+                self._outbox.wait(id_, n_ahead)
 
     # --- one step ---
 
@@ -177,6 +194,8 @@ class Engine:
         """The sequence is over: nothing of it is in the next step."""
         self._scheduler.remove(sequence)
         del self._live[sequence.id]
+        if sequence.adapters:
+            self._llama.free_adapters(self._scheduler.adapters_in_use)
 
     def _logprob(self, sampled: Sampled) -> Logprob:
         assert sampled.logprob is not None
