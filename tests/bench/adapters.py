@@ -55,7 +55,7 @@ class Stream:
 class Worker:
     """A worker process, spoken to as the daemon does."""
 
-    def __init__(self, n_parallel: int, log: Path) -> None:
+    def __init__(self, n_parallel: int, n_threads: int, log: Path) -> None:
         ours, theirs = socket.socketpair()
         command = [sys.executable, "-m", "beastd.engine", "--fd", str(theirs.fileno())]
         with log.open("w") as errors:
@@ -63,7 +63,7 @@ class Worker:
         theirs.close()
         self._socket, self._lines = ours, ours.makefile("rb")
         self._n_asked = 0
-        settings = ipc.LoadSettings(n_ctx=512, n_parallel=n_parallel)
+        settings = ipc.LoadSettings(n_ctx=512, n_parallel=n_parallel, n_threads=n_threads)
         self.send(ipc.Load(paths=[str(CUB / "cub-q8_0.gguf")], label="cub", settings=settings))
         while not isinstance(self.hear(), ipc.Ready):
             pass
@@ -72,7 +72,8 @@ class Worker:
         self._socket.sendall(ipc.frame(message))
 
     def hear(self) -> ipc.FromWorker:
-        return ipc.from_worker.decode(self._lines.readline())
+        message: ipc.FromWorker = ipc.from_worker.decode(self._lines.readline())
+        return message
 
     def ask(self, adapter: Path | None, n_tokens: int) -> int:
         """Submit a request that no earlier one shares a prompt with; returns its id."""
@@ -91,8 +92,8 @@ class Worker:
 
 
 @contextlib.contextmanager
-def started(n_parallel: int, log: Path) -> Iterator[Worker]:
-    worker = Worker(n_parallel, log)
+def started(n_parallel: int, n_threads: int, log: Path) -> Iterator[Worker]:
+    worker = Worker(n_parallel, n_threads, log)
     try:
         yield worker
     finally:
@@ -147,7 +148,7 @@ def compare(n_parallel: int, adapters: list[Path], args: argparse.Namespace) -> 
         return [Stream(kinds[i % len(kinds)], args.requests) for i in range(args.streams)]
 
     print(f"n_parallel {n_parallel}, {args.streams} streams of {args.requests} × {args.tokens} tokens")
-    with started(n_parallel, adapters[0].with_suffix(".log")) as worker:
+    with started(n_parallel, args.threads, adapters[0].with_suffix(".log")) as worker:
         serve(worker, streams([None]), args.tokens)
         plain_bytes = worker.resident_bytes
         ratios = []
@@ -172,6 +173,7 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=32)
     parser.add_argument("--requests", type=int, default=2, help="of each stream, one after another")
     parser.add_argument("--tokens", type=int, default=48, help="of each answer")
+    parser.add_argument("--threads", type=int, default=0, help="of the worker; 0: as many as cores")
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
