@@ -1,5 +1,7 @@
 """Prints what many LoRA adapters on one worker cost: tokens/s, memory and fairness against one adapter for all.
 
+On a machine that does other work, ``--threads 1`` and the tokens of a processor second say more than the clock.
+
 Run it from the repository: ``python tests/bench/adapters.py [--parallel 8,32] [--rounds 3]``. Every round asks the same
 worker the same number of streams twice: all with one adapter, then spread over eight.
 """
@@ -9,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
+import os
 import socket
 import statistics
 import subprocess
@@ -90,6 +93,11 @@ class Worker:
         rollup = Path(f"/proc/{self.process.pid}/smaps_rollup").read_text()
         return next(1024 * int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Rss:"))
 
+    @property
+    def processor_s(self) -> float:
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
 
 @contextlib.contextmanager
 def started(n_parallel: int, n_threads: int, log: Path) -> Iterator[Worker]:
@@ -151,19 +159,20 @@ def compare(n_parallel: int, adapters: list[Path], args: argparse.Namespace) -> 
     with started(n_parallel, args.threads, adapters[0].with_suffix(".log")) as worker:
         serve(worker, streams([None]), args.tokens)
         plain_bytes = worker.resident_bytes
-        ratios = []
+        ratios, work = [], []
         for _ in range(args.rounds):
             kinds: dict[str, list[Path | None]] = {"one adapter": [adapters[0]], "8 adapters": [*adapters]}
-            rates = []
+            rates, processor_s = [], []
             for name, paths in kinds.items():
-                asking = streams(paths)
+                asking, start_s = streams(paths), worker.processor_s
                 rates.append(serve(worker, asking, args.tokens))
+                processor_s.append(worker.processor_s - start_s)
                 print(described(name, rates[-1], asking))
             ratios.append(rates[1] / rates[0])
+            work.append(processor_s[0] / processor_s[1])
         memory = worker.resident_bytes / plain_bytes
-        print(
-            f"  tokens/s {statistics.median(ratios):.2f}× ({min(ratios):.2f}-{max(ratios):.2f}), memory {memory:.3f}×"
-        )
+        print(f"  tokens/s {statistics.median(ratios):.2f}× ({min(ratios):.2f}-{max(ratios):.2f}), ", end="")
+        print(f"a processor second {statistics.median(work):.2f}×, memory {memory:.3f}×")
 
 
 def main() -> None:
