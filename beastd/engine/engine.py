@@ -13,6 +13,7 @@ from beastd.engine.intake import Intake
 from beastd.engine.llama import DecodeError, FloatArray, Llama
 from beastd.engine.memory import held
 from beastd.engine.outbox import Outbox
+from beastd.engine.positions import Positions
 from beastd.engine.reshape import Shape
 from beastd.engine.sampler import Sampled
 from beastd.engine.scheduler import Chunk, Scheduler
@@ -40,6 +41,8 @@ class Engine:
         self._arrived: dict[int, ipc.Submit] = {}
         """Requests that are not sequences yet, oldest first."""
         self._live: dict[int, Sequence] = {}
+        self._positions = Positions()
+        self._n_detached = 0
 
     @property
     def ready(self) -> ipc.Ready:
@@ -61,6 +64,7 @@ class Engine:
         now_ns = time.monotonic_ns()
         for sequence in self._scheduler.admit(now_ns):
             self._begin(sequence, now_ns)
+        self._tell_positions(now_ns)
         chunks = self._scheduler.next_batch(now_ns)
         if chunks:
             self._outbox.flush_before(now_ns, is_short=not any(chunk.is_prefill for chunk in chunks))
@@ -83,6 +87,8 @@ class Engine:
             if sequence := self._live.get(message.id):
                 self._drop(sequence)
                 self._outbox.forget(message.id)
+        elif isinstance(message, ipc.Detach):
+            self._detach(message.path)
         elif isinstance(message, ipc.Reshape):
             self._reshape(message)
         elif isinstance(message, ipc.Ping):
@@ -111,6 +117,12 @@ class Engine:
             **asdict(self._tally),
         )
 
+    def _detach(self, path: str) -> None:
+        self._n_detached += 1
+        name = f"{path} (detached, {self._n_detached})"
+        self._scheduler.detach(path, name, was_read=self._llama.detach(path, name))
+        self._llama.free_adapters(self._scheduler.adapters_in_use)
+
     def _take_in(self) -> None:
         """Make sequences of the requests that have arrived: at least one, the others as time allows."""
         start_ns = time.monotonic_ns()
@@ -138,6 +150,11 @@ class Engine:
             sequence.slot.tokens.clear()
             sequence.n_cached = 0
         self._tally.n_cached += sequence.n_cached
+
+    def _tell_positions(self, now_ns: int) -> None:
+        if self._positions.is_due(self._scheduler.waiting, now_ns):
+            for id_, n_ahead in self._positions.news(self._scheduler.queue(now_ns), now_ns):
+                self._outbox.wait(id_, n_ahead)
 
     # --- one step ---
 
@@ -223,6 +240,8 @@ class Engine:
         """The sequence is over: nothing of it is in the next step."""
         self._scheduler.remove(sequence)
         del self._live[sequence.id]
+        if sequence.adapters:
+            self._llama.free_adapters(self._scheduler.adapters_in_use)
 
     def _logprob(self, sampled: Sampled) -> Logprob:
         assert sampled.logprob is not None

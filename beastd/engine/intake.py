@@ -10,6 +10,7 @@ from beastd import ipc
 from beastd.contract import Message
 from beastd.engine.detokenizer import Detokenizer, ThinkingSplitter
 from beastd.engine.grammar import Grammar, to_gbnf
+from beastd.engine.kvcache import adapter_set
 from beastd.engine.llama import Llama
 from beastd.engine.prompt import PLAIN_TEMPLATE, ChatTemplate, fit, opens_thinking
 from beastd.engine.sampler import Sampler
@@ -59,7 +60,7 @@ class Intake:
             detokenizer=Detokenizer(sampling.stop),
             n_ctx=n_ctx,
             n_predict=sampling.num_predict if sampling.num_predict >= 0 else n_ctx,
-            adapters=tuple((adapter.path, adapter.scale) for adapter in submit.adapters),
+            adapters=adapter_set((adapter.path, adapter.scale) for adapter in submit.adapters),
             ends=frozenset() if sampling.ignore_eos else self._llama.eog,
             thinking=built.thinking,
             top_logprobs=submit.top_logprobs,

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 AdapterSet = tuple[tuple[str, float], ...]
-"""LoRA adapters as (path, scale): KV computed with one set is worthless to another."""
+"""LoRA adapters as (path, scale), by path: KV computed with one set is worthless to another."""
+
+
+def adapter_set(adapters: Iterable[tuple[str, float]]) -> AdapterSet:
+    """The set these make: their order is no difference, and one of scale 0 does nothing."""
+    return tuple(sorted((path, scale) for path, scale in adapters if scale))
+
+
+def renamed(adapters: AdapterSet, path: str, name: str) -> AdapterSet:
+    """The set with this adapter under another name."""
+    return adapter_set((name if it == path else it, scale) for it, scale in adapters)
 
 
 RUN_BONUS = 400
@@ -94,6 +104,11 @@ class KVCache:
         self._clock += 1
         slot.last_used = self._clock
         slot.is_busy = False
+
+    def detach(self, path: str, name: str) -> None:
+        """The adapter's file may change: KV of what it was goes by this name, so that no later prompt finds it."""
+        for slot in self.slots:
+            slot.adapters = renamed(slot.adapters, path, name)
 
     @staticmethod
     def _n_reusable(slot: Slot, prompt: Sequence[int], adapters: AdapterSet) -> int:

@@ -10,14 +10,15 @@ import os
 import re
 import sys
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from pathlib import Path
 
 import llama_cpp.llama_cpp as lib
 import numpy as np
 import numpy.typing as npt
 
-from beastd.engine.kvcache import AdapterSet
+from beastd.engine.adapters import Attached
+from beastd.engine.kvcache import AdapterSet, renamed
 from beastd.engine.kvstate import State, with_streams
 from beastd.engine.memory import give_back
 from beastd.engine.pages import unload_pages
@@ -30,7 +31,7 @@ FloatArray = npt.NDArray[np.float32]
 
 _FLASH_ATTN = {"auto": -1, "off": 0, "on": 1}
 _KV_TYPE = {"f16": 1, "q8_0": 8, "q4_0": 2}
-_GGML_LOG_DEBUG, _GGML_LOG_ERROR, _GGML_LOG_CONT = 1, 4, 5
+_GGML_LOG_DEBUG, _GGML_LOG_INFO, _GGML_LOG_ERROR, _GGML_LOG_CONT = 1, 2, 4, 5
 _BUFFER_SIZE = re.compile(r"(\S+)\s+(model|KV|RS|output|compute) buffer size =\s+([\d.]+) MiB")
 _NO_MEMORY = re.compile(r"(?:failed|unable) to allocate|bad_alloc|out of memory|Cannot allocate memory", re.IGNORECASE)
 _SPARE_MEMORY = "free memory, or try a smaller variant, a smaller context or fewer parallel sequences"
@@ -54,6 +55,8 @@ class _LogTap:
         self.errors: deque[str] = deque(maxlen=4)
         self.buffer_bytes: Counter[tuple[str, str]] = Counter()
         """(Buffer type as "CPU_REPACK", what it is for as "model") → bytes."""
+        self.is_quiet = False
+        """Until the next step is computed, only warnings and errors count: llama.cpp plans it at length, again."""
         self._level = 0
         self.callback = lib.llama_log_callback(self._on_log)
         """Must outlive every call into the library: a collected callback is a segmentation fault."""
@@ -61,7 +64,7 @@ class _LogTap:
     def _on_log(self, level: int, text: bytes, _user_data: object) -> None:
         if level != _GGML_LOG_CONT:  # which goes on with the line before
             self._level = level
-        if self._level == _GGML_LOG_DEBUG:
+        if self._level == _GGML_LOG_DEBUG or (self.is_quiet and self._level == _GGML_LOG_INFO):
             return
         line = text.decode("utf-8", "replace")
         sys.stderr.write(line)
@@ -152,7 +155,7 @@ class Llama:
         self._n_outputs = n_outputs
         self._pieces: dict[int, bytes] = {}
         self._text = ctypes.create_string_buffer(64)
-        self._loras: dict[str, ctypes.c_void_p] = {}
+        self._loras = Attached(self._read_lora)
         self._adapters: AdapterSet = ()
         self._model = self._ctx = self._memory = None
         self._identity: tuple[object, ...] | None = None
@@ -294,11 +297,6 @@ class Llama:
                 found[device] += n_bytes
         return dict(found)
 
-    @property
-    def n_adapters(self) -> int:
-        """LoRA adapters in memory."""
-        return len(self._loras)
-
     def logged_bytes(self, purpose: str) -> int:
         """All buffers of one purpose ("RS", "output"), as llama.cpp logged them at load."""
         return sum(n_bytes for (_, what), n_bytes in self._log.buffer_bytes.items() if what == purpose)
@@ -387,6 +385,7 @@ class Llama:
     def _decode(self, n_outputs: int) -> FloatArray:
         self._log.errors.clear()
         code = lib.llama_decode(self._ctx, self._batch.native)
+        self._log.is_quiet = False
         if code != 0:
             if _NO_MEMORY.search(self._reason()):
                 raise OutOfMemory(f"a step needed memory that cannot be had: {self._reason()}; {_SPARE_MEMORY}")
@@ -444,21 +443,44 @@ class Llama:
         """
         if adapters == self._adapters:
             return
-        handles = [self._lora(path) for path, _ in adapters]
+        handles = [self._loras.handle(path) for path, _ in adapters]
         scales = (ctypes.c_float * len(adapters))(*(scale for _, scale in adapters))
         array = (lib.llama_adapter_lora_p_ctypes * len(handles))(*handles)
         if lib.llama_set_adapters_lora(self._ctx, array, len(handles), scales) != 0:
             raise BadModel(f"llama.cpp cannot apply the adapters {', '.join(path for path, _ in adapters)}")
         self._adapters = adapters
+        self._log.is_quiet = True
 
-    def _lora(self, path: str) -> ctypes.c_void_p:
-        if path not in self._loras:
-            self._log.errors.clear()
-            handle = lib.llama_adapter_lora_init(self._model, os.fsencode(path))
-            if not handle:
-                raise BadModel(f"{Path(path).name} is not a LoRA adapter of this model: {self._reason()}")
-            self._loras[path] = handle
-        return self._loras[path]
+    @property
+    def n_adapters(self) -> int:
+        """LoRA adapters in memory."""
+        return len(self._loras)
+
+    def detach(self, path: str, name: str) -> bool:
+        """This adapter's file may change: it is read anew, and what it was goes by ``name`` until it is freed.
+
+        False when it is not in memory.
+        """
+        self._adapters = renamed(self._adapters, path, name)
+        return self._loras.detach(path, name)
+
+    def free_adapters(self, in_use: Set[str]) -> None:
+        """Free those that were detached or long unused, but none of these."""
+        leaving = self._loras.leaving(in_use)
+        if not leaving:
+            return
+        if any(path in leaving for path, _ in self._adapters):
+            self.use_adapters(())
+        lib.llama_synchronize(self._ctx)  # on a GPU a step without logits may still be computing
+        for path in leaving:
+            lib.llama_adapter_lora_free(self._loras.pop(path))
+
+    def _read_lora(self, path: str) -> ctypes.c_void_p:
+        self._log.errors.clear()
+        handle: ctypes.c_void_p | None = lib.llama_adapter_lora_init(self._model, os.fsencode(path))
+        if not handle:
+            raise BadModel(f"{Path(path).name} is not a LoRA adapter of this model: {self._reason()}")
+        return handle
 
     def touch(self) -> None:
         """Compute one token, for the threads and pages it takes, and forget all slots."""

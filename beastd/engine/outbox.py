@@ -18,6 +18,7 @@ class _Pending:
     text: str = ""
     thinking: str = ""
     logprobs: list[Logprob] = field(default_factory=list)
+    n_ahead: int | None = None
     final: Final | None = None
     error: ipc.Failure | None = None
 
@@ -38,6 +39,10 @@ class Outbox:
         pending.thinking += thinking
         pending.logprobs += logprobs
         self._is_urgent |= is_first
+
+    def wait(self, id_: int, n_ahead: int) -> None:
+        """The request waits for a slot behind so many others."""
+        self._pending.setdefault(id_, _Pending()).n_ahead = n_ahead
 
     def end(self, id_: int, ending: Final | ipc.Failure) -> None:
         """The one ending of an answer."""
@@ -76,6 +81,7 @@ class Outbox:
             text=pending.text,
             thinking=pending.thinking,
             logprobs=pending.logprobs or None,
+            n_ahead=pending.n_ahead,
             final=pending.final,
             error=pending.error,
         )

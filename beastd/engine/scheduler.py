@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from operator import attrgetter
 
-from beastd.engine.kvcache import AdapterSet, KVCache
+from beastd.engine.kvcache import KVCache, renamed
 from beastd.engine.sequence import Sequence
+from beastd.engine.turns import Turns
 
 MIN_STEP_TOKENS = 32
 """Below this a prefill chunk costs almost as much as this many tokens: matrix kernels are not yet filled."""
@@ -18,6 +19,9 @@ MIN_STEP_TOKENS = 32
 
 AGEING = 0.1
 """How much of its waiting counts for a prompt against shorter ones that came later."""
+SET_BONUS = 800
+"""Prompt tokens by which a waiting sequence goes before others when its set of LoRA adapters runs already: alone in
+its set, each token of its answer would cost a step of its own."""
 KERNEL_TOKENS = 16
 """llama.cpp's matrix kernels take this many tokens at a time; what is left over costs as much as a full set."""
 
@@ -54,14 +58,18 @@ class StepBudget:
     """
 
     def __init__(self, target_s: float, n_batch: int, rate: float) -> None:
-        self._target_s = target_s
+        self.target_s = target_s
         self._n_batch = n_batch
         self.rate = rate
 
     @property
     def n_tokens(self) -> int:
         """Tokens for the next step, decodes included."""
-        return int(max(MIN_STEP_TOKENS, min(self._n_batch, self.rate * self._target_s)))
+        return self.n_tokens_among(1)
+
+    def n_tokens_among(self, n_sets: int) -> int:
+        """Tokens for the next step when so many adapter sets take turns: a step each shall not take longer than one."""
+        return int(max(MIN_STEP_TOKENS, min(self._n_batch, self.rate * self.target_s / n_sets)))
 
     def observe(self, n_tokens: int, step_s: float) -> None:
         """Take note of a step that held prompt tokens; small ones say nothing of the rate."""
@@ -77,7 +85,7 @@ class Scheduler:
         self.running: list[Sequence] = []
         self.cache = cache
         self.budget = budget
-        self._last_turn: AdapterSet | None = None
+        self._turns = Turns(budget.target_s)
 
     @property
     def is_idle(self) -> bool:
@@ -108,22 +116,33 @@ class Scheduler:
     def admit(self, now_ns: int) -> list[Sequence]:
         """Give free slots to waiting sequences, most urgent first; returns those that got one."""
         admitted: list[Sequence] = []
-        if not self.waiting or not self.cache.has_free:
-            return admitted
-        self.waiting.sort(key=lambda sequence: self._urgency(sequence, now_ns))
-        while self.waiting and (found := self.cache.try_acquire(self.waiting[0].prompt, self.waiting[0].adapters)):
-            sequence = self.waiting.pop(0)
+        while self.waiting and self.cache.has_free:
+            sequence = self.queue(now_ns)[0]
+            found = self.cache.try_acquire(sequence.prompt, sequence.adapters)
+            assert found is not None
             sequence.slot, sequence.n_cached = found
+            self.waiting.remove(sequence)
             self.running.append(sequence)
             admitted.append(sequence)
         return admitted
+
+    def queue(self, now_ns: int) -> list[Sequence]:
+        """The waiting sequences as slots would go to them now: the most urgent first, and sets that run before others.
+
+        Ageing bounds what others lose by that.
+        """
+        sets = {sequence.adapters for sequence in self.running}
+        return sorted(self.waiting, key=lambda one: self._urgency(one, now_ns) - SET_BONUS * (one.adapters in sets))
 
     def next_batch(self, now_ns: int) -> list[Chunk]:
         """The next step, by slot: every decoding sequence, and prompt chunks, shortest remaining first with ageing.
 
         One step serves one set of LoRA adapters (llama.cpp applies them to a whole batch); sets take turns.
         """
-        turn = self._next_turn()
+        if not self.running:
+            return []
+        sets = {sequence.adapters for sequence in self.running}
+        turn = self._turns.next(sets, now_ns)
         chunks = [
             Chunk(sequence, sequence.answer[-1:], len(sequence.slot.tokens), True)
             for sequence in self.running
@@ -131,15 +150,29 @@ class Scheduler:
         ]
         prompts = [sequence for sequence in self.running if not sequence.answer and sequence.adapters == turn]
         if prompts:
-            chunks += self._prompt_chunks(prompts, chunks, now_ns)
+            chunks += self._prompt_chunks(prompts, chunks, self.budget.n_tokens_among(len(sets)), now_ns)
         # With a partitioned cache llama.cpp computes a run of consecutive slots together, and others apart.
         chunks.sort(key=_by_slot)
         return chunks
 
-    def _prompt_chunks(self, prompts: list[Sequence], decodes: list[Chunk], now_ns: int) -> list[Chunk]:
+    @property
+    def adapters_in_use(self) -> set[str]:
+        """Files of the adapters that a waiting or running sequence names."""
+        return {path for sequence in self.waiting + self.running for path, _ in sequence.adapters}
+
+    def detach(self, path: str, name: str, *, was_read: bool) -> None:
+        """This adapter's file may change: if it ``was_read``, running sequences go on with that, under this name.
+
+        Waiting ones read it anew, and none finds KV of before.
+        """
+        self.cache.detach(path, name)
+        for sequence in self.running if was_read else ():
+            sequence.adapters = renamed(sequence.adapters, path, name)
+
+    def _prompt_chunks(self, prompts: list[Sequence], decodes: list[Chunk], n_tokens: int, now_ns: int) -> list[Chunk]:
         decoding = {chunk.slot for chunk in decodes}
         chunks: list[Chunk] = []
-        n_left = max(KERNEL_TOKENS + 1, self.budget.n_tokens - len(decodes))  # streams never starve prompts
+        n_left = max(KERNEL_TOKENS + 1, n_tokens - len(decodes))  # streams never starve prompts
         has_short = False
         for sequence in sorted(prompts, key=lambda sequence: self._urgency(sequence, now_ns)):
             tokens = _prompt_tokens(sequence, n_left, decoding)
@@ -159,14 +192,6 @@ class Scheduler:
         """
         waited_s = (now_ns - sequence.arrived_ns) / 1e9
         return sequence.n_prefill_left - AGEING * waited_s * self.budget.rate
-
-    def _next_turn(self) -> AdapterSet:
-        sets = {sequence.adapters for sequence in self.running}
-        if len(sets) > 1:
-            later = [adapters for adapters in sets if self._last_turn is not None and adapters > self._last_turn]
-            sets = {min(later or sets)}
-        self._last_turn = next(iter(sets), ())
-        return self._last_turn
 
 
 _by_slot = attrgetter("slot")

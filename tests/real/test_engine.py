@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 import pytest
+from loras import variations
 
 from beastd import ipc
 from beastd.contract import Final, Message
+from beastd.engine.adapters import MAX_IDLE
 from beastd.engine.engine import Engine
 from beastd.engine.intake import Intake
 from beastd.engine.kvcache import KVCache
@@ -217,3 +220,82 @@ def test_logit_bias_takes_texts_and_ids(forge: Forge, llama: Llama) -> None:
     forge.submit(1, "Hi", sampling={"logit_bias": {"two tokens at least": 1.0}})
     forge.finish()
     assert forge.errors[1].code == "bad_request"
+
+
+# --- many adapters ---
+
+
+@pytest.fixture(scope="module")
+def adapters(tmp_path_factory: pytest.TempPathFactory) -> list[list[ipc.Adapter]]:
+    """Eight adapters that all answer differently."""
+    paths = variations(CUB / "cub-pirate-lora-f16.gguf", tmp_path_factory.mktemp("adapters"), 8)
+    return [[ipc.Adapter(str(path))] for path in paths]
+
+
+def test_each_of_many_adapters_answers_in_a_crowd_as_it_does_alone(
+    forge: Forge, adapters: list[list[ipc.Adapter]]
+) -> None:
+    """Two streams of each, mixed with plain ones, on four slots; each set says something of its own."""
+    sets = [[], *adapters]
+    prompts = ["Who are you?", "Why is the sky blue?"]
+    alone = [[forge.ask(prompt, adapters=one) for prompt in prompts] for one in sets]
+    assert len({tuple(answers) for answers in alone}) == len(sets)
+    for i, one in enumerate(sets):
+        for j, prompt in enumerate(prompts):
+            forge.submit(10 * i + j, prompt, adapters=one)
+    forge.finish()
+    assert [[forge.text[10 * i + j] for j in range(len(prompts))] for i in range(len(sets))] == alone
+
+
+def test_adapters_come_and_go_while_others_stream(
+    forge: Forge, llama: Llama, adapters: list[list[ipc.Adapter]], tmp_path: Path
+) -> None:
+    """A detached file is read anew for who comes later; who runs with it, and all others, go on undisturbed."""
+    pirate, other = adapters[0], adapters[1]
+    alone = {1: forge.ask("Tell me a story.", n=60), 2: forge.ask("Tell me a story.", n=60, adapters=pirate)}
+    expected = forge.ask("Why is the sky blue?", adapters=other)
+    moved = tmp_path / "moved.gguf"
+    moved.write_bytes(Path(pirate[0].path).read_bytes())
+    forge.submit(1, "Tell me a story.", n=60)
+    forge.submit(2, "Tell me a story.", n=60, adapters=[ipc.Adapter(str(moved))])
+    while not forge.text.keys() >= {1, 2}:
+        forge.engine.step()
+    n_before = llama.n_adapters
+    moved.write_bytes(Path(other[0].path).read_bytes())
+    forge.inbox.put(ipc.Detach(str(moved)))
+    forge.submit(3, "Why is the sky blue?", adapters=[ipc.Adapter(str(moved))])
+    while 3 not in forge.finals:
+        forge.engine.step()
+    assert llama.n_adapters == n_before + 1
+    forge.finish()
+    assert forge.text[3] == expected
+    assert {id_: forge.text[id_] for id_ in alone} == alone
+    assert llama.n_adapters == n_before
+
+
+def test_more_adapters_than_are_kept_all_answer_right(forge: Forge, llama: Llama, tmp_path: Path) -> None:
+    """Memory holds the number that may be idle, and those read again say what they said."""
+    original = (CUB / "cub-pirate-lora-f16.gguf").read_bytes()
+    paths = [tmp_path / f"{i}.gguf" for i in range(MAX_IDLE + 4)]
+    for path in paths:
+        path.write_bytes(original)
+    answers = [forge.ask("Hello!", n=4, adapters=[ipc.Adapter(str(path))]) for path in [*paths, *paths[:8]]]
+    assert len(set(answers)) == 1
+    assert llama.n_adapters == MAX_IDLE
+    for path in paths:
+        forge.inbox.put(ipc.Detach(str(path)))
+    forge.finish()
+    forge.ask("Hello!", n=4)
+    assert llama.n_adapters < MAX_IDLE - 4
+
+
+def test_changes_of_adapter_leave_no_trace_in_the_log(
+    forge: Forge, adapters: list[list[ipc.Adapter]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """llama.cpp tells at length how it plans its memory, at every change."""
+    for one in adapters[:2]:
+        forge.ask("Hello!", n=2, adapters=one)
+    capfd.readouterr()
+    for one in adapters[:2] * 3:
+        forge.ask("Hello!", n=2, adapters=one)
+    assert capfd.readouterr().err == ""

@@ -10,10 +10,11 @@ import pytest
 
 from beastd import ipc
 from beastd.engine import engine as engine_module
+from beastd.engine.adapters import Attached
 from beastd.engine.detokenizer import Detokenizer
 from beastd.engine.engine import Engine
 from beastd.engine.intake import Intake
-from beastd.engine.kvcache import KVCache
+from beastd.engine.kvcache import AdapterSet, KVCache, adapter_set
 from beastd.engine.llama import Llama
 from beastd.engine.outbox import Outbox
 from beastd.engine.sampler import Sampled, Sampler
@@ -29,10 +30,23 @@ class Table:
 
     failure: Exception | None = None
 
-    n_adapters = 0
+    def __init__(self) -> None:
+        self.attached = Attached(str)
 
-    def use_adapters(self, adapters: object) -> None:
-        pass
+    def use_adapters(self, adapters: AdapterSet) -> None:
+        for path, _ in adapters:
+            self.attached.handle(path)
+
+    def detach(self, path: str, name: str) -> bool:
+        return self.attached.detach(path, name)
+
+    def free_adapters(self, in_use: set[str]) -> None:
+        for path in self.attached.leaving(in_use):
+            self.attached.pop(path)
+
+    @property
+    def n_adapters(self) -> int:
+        return len(self.attached)
 
     def forget(self, slot: int, n_kept: int) -> bool:
         return True
@@ -76,6 +90,7 @@ class Door:
             detokenizer=Detokenizer([]),
             n_ctx=100,
             n_predict=submit.sampling.num_predict,
+            adapters=adapter_set((adapter.path, adapter.scale) for adapter in submit.adapters),
         )
 
 
@@ -89,6 +104,7 @@ class Forge:
         self.text: dict[int, str] = {}
         self.endings: dict[int, str] = {}
         self.told: list[ipc.FromWorker] = []
+        self.positions: dict[int, list[int]] = {}
         outbox = Outbox(self._hear)
         self.engine = Engine(cast(Llama, self.table), cast(Intake, self.door), self.scheduler, self.inbox, outbox)
 
@@ -98,14 +114,17 @@ class Forge:
             return
         for delta in step.deltas:
             assert delta.id not in self.endings, "nothing follows an ending"
+            if delta.n_ahead is not None:
+                self.positions.setdefault(delta.id, []).append(delta.n_ahead)
             self.text[delta.id] = self.text.get(delta.id, "") + delta.text
             if delta.final or delta.error:
                 self.endings[delta.id] = delta.final.reason if delta.final else cast(ipc.Failure, delta.error).code
 
-    def submit(self, *ids: int, n: int = 4, raw: str = "") -> None:
+    def submit(self, *ids: int, n: int = 4, raw: str = "", adapter: str = "") -> None:
+        adapters = [ipc.Adapter(adapter)] if adapter else []
         for id_ in ids:
             prompt, sampling = ipc.Prompt(raw=raw), ipc.Sampling(num_predict=n)
-            self.inbox.put(ipc.Submit(id=id_, prompt=prompt, sampling=sampling))
+            self.inbox.put(ipc.Submit(id=id_, prompt=prompt, sampling=sampling, adapters=adapters))
 
     def finish(self, *ids: int) -> None:
         """Step until these have ended."""
@@ -226,3 +245,38 @@ def test_a_ping_is_answered_when_there_is_nothing_to_do(forge: Forge) -> None:
     forge.inbox.put(ipc.Ping())
     forge.engine.step()
     assert forge.told
+
+
+# --- positions and adapters ---
+
+
+def test_requests_without_a_slot_are_told_how_many_are_ahead(forge: Forge) -> None:
+    forge.submit(*range(1, N_SLOTS + 1), n=20)
+    forge.engine.step()
+    forge.submit(11, 12, 13)
+    forge.finish(11, 12, 13)
+    assert not forge.positions.keys() & set(range(1, N_SLOTS + 1))
+    assert [forge.positions[id_][0] for id_ in (11, 12, 13)] == [0, 1, 2]
+
+
+def test_detaching_ends_no_answer_and_frees_the_adapter_after_the_last(forge: Forge) -> None:
+    """A request that comes while the old one runs reads the file anew."""
+    forge.submit(1, n=50, adapter="pirate")
+    forge.engine.step()
+    forge.inbox.put(ipc.Detach("pirate"))
+    forge.submit(2, adapter="pirate")
+    forge.finish(2)
+    assert 1 not in forge.endings
+    assert len(forge.table.attached) == 2
+    forge.finish(1)
+    assert len(forge.table.attached) == 1
+    assert forge.endings == {1: "length", 2: "length"}
+
+
+def test_an_idle_adapter_is_freed_when_it_is_detached(forge: Forge) -> None:
+    forge.submit(1, adapter="pirate")
+    forge.finish(1)
+    forge.inbox.put(ipc.Detach("pirate"))
+    forge.submit(2)
+    forge.finish(2)
+    assert len(forge.table.attached) == 0

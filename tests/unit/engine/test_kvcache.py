@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beastd.engine.kvcache import KVCache, Slot, common_prefix
+from beastd.engine.kvcache import KVCache, Slot, adapter_set, common_prefix
 
 tokens = st.lists(st.integers(0, 3), max_size=40)
 
@@ -47,6 +47,22 @@ def test_other_adapters_share_nothing() -> None:
     cache.release(slot)
     _, n_kept = acquire(cache, [1, 2, 3])
     assert n_kept == 0
+
+
+def test_adapters_in_another_order_or_with_a_scale_of_0_make_the_same_set() -> None:
+    assert adapter_set([("b", 1.0), ("a", 0.5), ("c", 0.0)]) == adapter_set([("a", 0.5), ("b", 1.0)])
+    assert adapter_set([("a", 0.5)]) != adapter_set([("a", 1.0)])
+
+
+def test_kv_of_a_detached_adapter_is_found_by_no_later_prompt() -> None:
+    cache = KVCache(2)
+    idle, _ = acquire(cache, [1, 2, 3], (("pirate", 1.0),))
+    acquire(cache, [1, 2, 3, 4], (("poet", 1.0), ("pirate", 0.5)))
+    cache.release(idle)
+    cache.detach("pirate", "was pirate")
+    _, n_kept = acquire(cache, [1, 2, 3], (("pirate", 1.0),))
+    assert n_kept == 0
+    assert not any(path == "pirate" and slot is not idle for slot in cache.slots for path, _ in slot.adapters)
 
 
 def test_a_new_chat_takes_an_empty_slot_rather_than_a_long_one_with_the_same_first_tokens() -> None:

@@ -59,3 +59,11 @@ def test_a_cancelled_request_says_no_more() -> None:
     outbox.forget(1)
     outbox.flush(0)
     assert [delta.id for delta in sent[0].deltas] == [2]
+
+
+def test_a_position_is_in_the_next_frame() -> None:
+    outbox, sent = make()
+    outbox.wait(1, 3)
+    outbox.wait(1, 2)
+    outbox.flush(0)
+    assert [(delta.id, delta.n_ahead) for delta in sent[0].deltas] == [(1, 2)]

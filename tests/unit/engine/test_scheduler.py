@@ -10,10 +10,20 @@ from hypothesis import strategies as st
 from beastd.engine.detokenizer import Detokenizer
 from beastd.engine.kvcache import AdapterSet, KVCache
 from beastd.engine.sampler import Sampler
-from beastd.engine.scheduler import AGEING, KERNEL_TOKENS, MIN_STEP_TOKENS, Chunk, Scheduler, StepBudget
+from beastd.engine.scheduler import (
+    AGEING,
+    KERNEL_TOKENS,
+    MIN_STEP_TOKENS,
+    SET_BONUS,
+    Chunk,
+    Scheduler,
+    StepBudget,
+)
 from beastd.engine.sequence import Sequence
+from beastd.engine.turns import TURN_STEPS
 
 SECOND = 10**9
+PIRATE: AdapterSet = (("pirate", 1.0),)
 
 
 def sequence(id_: int, n_prompt: int, *, arrived_s: float = 0, adapters: AdapterSet = ()) -> Sequence:
@@ -128,12 +138,90 @@ def test_a_step_serves_one_adapter_set_and_sets_take_turns() -> None:
     rooms.add(sequence(2, 5, adapters=(("pirate", 1.0),)))
     rooms.admit(0)
     turns = []
-    for _ in range(4):
+    for _ in range(4 * TURN_STEPS):
         chunks = rooms.next_batch(0)
         assert len({chunk.sequence.adapters for chunk in chunks}) == 1
         turns.append(ids(chunks))
         compute(chunks)
-    assert turns == [[1], [2], [1], [2]]
+    assert turns == ([[1]] * TURN_STEPS + [[2]] * TURN_STEPS) * 2
+
+
+def test_a_sequence_whose_set_runs_goes_before_older_ones_of_other_sets() -> None:
+    rooms = scheduler(n_slots=2)
+    rooms.add(sequence(1, 5, adapters=PIRATE))
+    rooms.admit(0)
+    rooms.add(sequence(2, 5))
+    rooms.add(sequence(3, 5, adapters=PIRATE))
+    assert [one.id for one in rooms.admit(0)] == [3]
+
+
+def test_a_set_that_keeps_being_asked_for_does_not_keep_others_out_for_ever() -> None:
+    """A new sequence of the set that runs comes whenever a slot is free."""
+    rooms = scheduler(n_slots=2, rate=100)
+    rooms.add(sequence(0, 5, adapters=PIRATE))
+    rooms.admit(0)
+    rooms.add(sequence(1, 5))
+    for second in range(2, int(SET_BONUS / 100 / AGEING) + 3):
+        rooms.add(sequence(second, 5, arrived_s=second, adapters=PIRATE))
+        (admitted,) = rooms.admit(second * SECOND)
+        if admitted.id == 1:
+            assert second > 2, "else nothing was preferred"
+            return
+        rooms.remove(admitted)
+    raise AssertionError("the other set was never admitted")
+
+
+def test_the_queue_is_the_order_of_admission() -> None:
+    rooms = scheduler(n_slots=1)
+    for id_, n in enumerate([300, 5, 80, 20]):
+        rooms.add(sequence(id_, n))
+    expected = [one.id for one in rooms.queue(0)]
+    admitted = []
+    while rooms.waiting:
+        (one,) = rooms.admit(0)
+        admitted.append(one.id)
+        rooms.remove(one)
+    assert admitted == expected == [1, 3, 2, 0]
+
+
+@given(st.integers(1, 6), st.sampled_from([0.1, 0.3, 1.0]))
+def test_sets_that_compute_long_prompts_do_not_stall_the_streams_of_another(n_others: int, step_s: float) -> None:
+    """Every token takes 1 ms here: a stream waits for a round of about ``step_s``, as it would for one set's step."""
+    rooms = scheduler(n_slots=8, rate=1000, target_s=step_s)
+    rooms.add(sequence(0, 1, adapters=PIRATE))
+    rooms.admit(0)
+    compute(rooms.next_batch(0))
+    for n in range(n_others):
+        rooms.add(sequence(n + 1, 4000, adapters=((f"other {n}", 1.0),)))
+    rooms.admit(0)
+    now_s = last_s = 0.0
+    while now_s < 5 * step_s:
+        chunks = rooms.next_batch(int(now_s * SECOND))
+        now_s += sum(len(chunk.tokens) for chunk in chunks) / 1000
+        compute(chunks)
+        if 0 in ids(chunks):
+            assert now_s - last_s <= max(step_s, n_others * MIN_STEP_TOKENS / 1000) + 0.002
+            last_s = now_s
+    assert last_s > step_s
+
+
+def test_a_detached_adapter_runs_on_under_its_other_name_and_is_read_anew_for_those_who_wait() -> None:
+    rooms = scheduler(n_slots=1)
+    for id_ in (1, 2):
+        rooms.add(sequence(id_, 5, adapters=PIRATE))
+    rooms.admit(0)
+    rooms.detach("pirate", "was pirate", was_read=True)
+    assert rooms.running[0].adapters == (("was pirate", 1.0),)
+    assert rooms.waiting[0].adapters == PIRATE
+    assert rooms.adapters_in_use == {"pirate", "was pirate"}
+
+
+def test_a_detached_adapter_that_nobody_has_read_yet_is_read_under_its_own_name() -> None:
+    rooms = scheduler(n_slots=1)
+    rooms.add(sequence(1, 5, adapters=PIRATE))
+    rooms.admit(0)
+    rooms.detach("pirate", "was pirate", was_read=False)
+    assert rooms.running[0].adapters == PIRATE
 
 
 def test_the_budget_follows_the_measured_rate_within_its_bounds() -> None:
@@ -166,6 +254,10 @@ def test_every_sequence_gets_its_whole_prompt_computed_once_and_no_step_exceeds_
         chunks = rooms.next_batch(step * SECOND // 10)
         assert sum(len(chunk.tokens) for chunk in chunks) <= rooms.budget.n_tokens
         assert len(set(ids(chunks))) == len(chunks)
+        assert len({chunk.sequence.adapters for chunk in chunks}) <= 1
+        for one in rooms.running:
+            assert one.slot is not None
+            assert one.slot.adapters == one.adapters, "no slot holds KV of two sets"
         compute(chunks)
         for chunk in chunks:
             if len(chunk.sequence.answer) >= 3:
