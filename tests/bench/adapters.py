@@ -1,5 +1,7 @@
 """Prints what many LoRA adapters on one worker cost: tokens/s, memory and fairness against one adapter for all.
 
+On a machine that does other work, ``--threads 1`` and the tokens of a processor second say more than the clock.
+
 Run it from the repository: ``python tests/bench/adapters.py [--parallel 8,32] [--rounds 3]``. Every round asks the same
 worker the same number of streams twice: all with one adapter, then spread over eight.
 """
@@ -9,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
+import os
 import socket
 import statistics
 import subprocess
@@ -55,7 +58,7 @@ class Stream:
 class Worker:
     """A worker process, spoken to as the daemon does."""
 
-    def __init__(self, n_parallel: int, log: Path) -> None:
+    def __init__(self, n_parallel: int, n_threads: int, log: Path) -> None:
         ours, theirs = socket.socketpair()
         command = [sys.executable, "-m", "beastd.engine", "--fd", str(theirs.fileno())]
         with log.open("w") as errors:
@@ -63,7 +66,7 @@ class Worker:
         theirs.close()
         self._socket, self._lines = ours, ours.makefile("rb")
         self._n_asked = 0
-        settings = ipc.LoadSettings(n_ctx=512, n_parallel=n_parallel)
+        settings = ipc.LoadSettings(n_ctx=512, n_parallel=n_parallel, n_threads=n_threads)
         self.send(ipc.Load(paths=[str(CUB / "cub-q8_0.gguf")], label="cub", settings=settings))
         while not isinstance(self.hear(), ipc.Ready):
             pass
@@ -72,7 +75,8 @@ class Worker:
         self._socket.sendall(ipc.frame(message))
 
     def hear(self) -> ipc.FromWorker:
-        return ipc.from_worker.decode(self._lines.readline())
+        message: ipc.FromWorker = ipc.from_worker.decode(self._lines.readline())
+        return message
 
     def ask(self, adapter: Path | None, n_tokens: int) -> int:
         """Submit a request that no earlier one shares a prompt with; returns its id."""
@@ -89,10 +93,15 @@ class Worker:
         rollup = Path(f"/proc/{self.process.pid}/smaps_rollup").read_text()
         return next(1024 * int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Rss:"))
 
+    @property
+    def processor_s(self) -> float:
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
 
 @contextlib.contextmanager
-def started(n_parallel: int, log: Path) -> Iterator[Worker]:
-    worker = Worker(n_parallel, log)
+def started(n_parallel: int, n_threads: int, log: Path) -> Iterator[Worker]:
+    worker = Worker(n_parallel, n_threads, log)
     try:
         yield worker
     finally:
@@ -147,22 +156,23 @@ def compare(n_parallel: int, adapters: list[Path], args: argparse.Namespace) -> 
         return [Stream(kinds[i % len(kinds)], args.requests) for i in range(args.streams)]
 
     print(f"n_parallel {n_parallel}, {args.streams} streams of {args.requests} × {args.tokens} tokens")
-    with started(n_parallel, adapters[0].with_suffix(".log")) as worker:
+    with started(n_parallel, args.threads, adapters[0].with_suffix(".log")) as worker:
         serve(worker, streams([None]), args.tokens)
         plain_bytes = worker.resident_bytes
-        ratios = []
+        ratios, work = [], []
         for _ in range(args.rounds):
             kinds: dict[str, list[Path | None]] = {"one adapter": [adapters[0]], "8 adapters": [*adapters]}
-            rates = []
+            rates, processor_s = [], []
             for name, paths in kinds.items():
-                asking = streams(paths)
+                asking, start_s = streams(paths), worker.processor_s
                 rates.append(serve(worker, asking, args.tokens))
+                processor_s.append(worker.processor_s - start_s)
                 print(described(name, rates[-1], asking))
             ratios.append(rates[1] / rates[0])
+            work.append(processor_s[0] / processor_s[1])
         memory = worker.resident_bytes / plain_bytes
-        print(
-            f"  tokens/s {statistics.median(ratios):.2f}× ({min(ratios):.2f}-{max(ratios):.2f}), memory {memory:.3f}×"
-        )
+        print(f"  tokens/s {statistics.median(ratios):.2f}× ({min(ratios):.2f}-{max(ratios):.2f}), ", end="")
+        print(f"a processor second {statistics.median(work):.2f}×, memory {memory:.3f}×")
 
 
 def main() -> None:
@@ -172,6 +182,7 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=32)
     parser.add_argument("--requests", type=int, default=2, help="of each stream, one after another")
     parser.add_argument("--tokens", type=int, default=48, help="of each answer")
+    parser.add_argument("--threads", type=int, default=0, help="of the worker; 0: as many as cores")
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
