@@ -23,9 +23,11 @@ from beastd.fleet.memory import available_ram_bytes, total_ram_bytes
 from beastd.jobs.process import NO_ENV
 from beastd.registry.modelfile import Fields
 from beastd.registry.models import Resolved
+from beastd.registry.names import parse_name
 from beastd.registry.registry import Registry
 
-SourceOf = Callable[[str, bool], HubSource | UrlSource | FileSource]
+Source = HubSource | UrlSource | FileSource
+SourceOf = Callable[[str, bool], Source]
 """Where a pull would get a model from, given its name and whether the client is on the Unix socket."""
 
 
@@ -127,29 +129,34 @@ class Advisor:
     @asynccontextmanager
     async def _stall(self, request: FitRequest, is_local: bool) -> AsyncIterator[tuple[Stall, Fields | None]]:
         """The model, and what its modelfile says; stand-ins of files last as long as the block."""
-        resolved = self._try_resolve(request.model)
-        if resolved is not None:
-            yield await asyncio.to_thread(Here, self._registry, resolved), resolved.model.fields
+        found = self._find(request.model, is_local)
+        if isinstance(found, Resolved):
+            yield await asyncio.to_thread(Here, self._registry, found), found.model.fields
             return
-        hatch = self._hatch(request, is_local)
+        hatch = self._hatch(found, request)
         try:
-            yield Far(request.model, await hatch.peek(hatch.order.source), hatch), None
+            yield Far(request.model, await hatch.peek(found), hatch), None
         finally:
             for folder in hatch.folders:
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def _try_resolve(self, name: str) -> Resolved | None:
+    def _find(self, name: str, is_local: bool) -> Resolved | Source:
+        """The model that is here, else where a pull would get it. Raises as both."""
         if "://" in name or name.startswith("file:"):
-            return None
+            return self._source_of(name, is_local)
         try:
             return self._registry.resolve(name, self._config.default_model)
-        except (ModelNotFound, BadRequest):
-            return None
+        except (ModelNotFound, BadRequest) as missing:
+            try:
+                return self._source_of(name, is_local)
+            except ModelNotFound:
+                if isinstance(missing, ModelNotFound) and self._registry.has(parse_name(name)):
+                    raise missing from None  # the model is here, but has no such variant
+                raise
 
-    def _hatch(self, request: FitRequest, is_local: bool) -> Hatch:
+    def _hatch(self, source: Source, request: FitRequest) -> Hatch:
         config = self._config
         settings = load_settings(config, request.num_ctx or config.context, 1, request.kv_type or config.kv_type)
-        source = self._source_of(request.model, is_local)
         order = FetchOrder(store=str(self._store), source=source, budget_bytes=self._budget_bytes, settings=settings)
         env = {"HF_TOKEN": request.token} if request.token else NO_ENV
         return Hatch(order, self._logs_dir / "fetch.peek.log", env)

@@ -8,6 +8,7 @@ micro-batches of random tokens, and then an answer in every slot.
 from __future__ import annotations
 
 import argparse
+import os
 import resource
 import socket
 import subprocess
@@ -39,7 +40,8 @@ class Worker:
     def __init__(self, case: SimulateCase) -> None:
         ours, its = socket.socketpair()
         command = [sys.executable, "-P", "-m", "beastd.engine", "--fd", str(its.fileno())]
-        self._process = subprocess.Popen(command, pass_fds=[its.fileno()], stderr=subprocess.DEVNULL)
+        env = {"GOMP_SPINCOUNT": "2000", **os.environ}  # as the daemon starts it: it crawls on a busy machine else
+        self._process = subprocess.Popen(command, pass_fds=[its.fileno()], stderr=subprocess.DEVNULL, env=env)
         its.close()
         self._socket, self._lines = ours, ours.makefile("rb")
         start_s = time.monotonic()

@@ -81,6 +81,9 @@ def test_what_cannot_be_is_a_clear_error(daemon: RunningDaemon) -> None:
     status, told = fit(daemon, "no-such-model")
     assert status == 1
     assert "no-such-model" in told
+    status, told = fit(daemon, "cub@q5_k_m")
+    assert status == 1
+    assert "has no variant 'q5_k_m'; it has q8_0" in told
     assert daemon.request("POST", "/api/fit", {"model": "cub", "kv_type": "f32"})[0] == 400
 
 
