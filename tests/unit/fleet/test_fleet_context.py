@@ -35,6 +35,15 @@ def test_who_needs_no_more_is_granted_during_the_change(book: Any, want: Any) ->
     assert book.outcomes[book.request(want(n_ctx=4096))] == "cub@q8_0"
 
 
+def test_who_needs_what_it_becomes_joins_the_change(book: Any, want: Any) -> None:
+    """It is not in line for memory, where it would keep others waiting."""
+    book.loaded(want(n_ctx=4096))
+    book.request(want(n_ctx=8192))
+    joined = book.request(want(n_ctx=6144))
+    assert book.fleet.line.n_waiting == 0
+    assert joined in book.fleet.place(joined).waiters
+
+
 def test_growth_is_coalesced(book: Any, want: Any) -> None:
     """All who come during a change are served by one more, with the most any of them needs."""
     book.loaded(want(n_ctx=4096))
@@ -206,3 +215,16 @@ def test_a_worker_that_dies_in_a_change_gives_its_waiters_back_to_the_line(book:
     assert shape_of(book, "cub").n_ctx == 8192
     assert lost not in book.held
     assert book.fleet.place(lost) is None
+
+
+def test_waiters_of_a_worker_that_died_keep_their_turn(book: Any, want: Any) -> None:
+    """Before a younger load that the freed memory would do for as well."""
+    book.loaded(want("other", gb=2), want(gb=6))
+    book.request(want("other", gb=2))
+    book.request(want(gb=6))
+    waiter = book.request(want(gb=6, n_ctx=8192))
+    book.request(want("young", gb=8))
+    book.gone("cub", "on_died")
+    assert book.orders == [("grow", "cub@q8_0"), ("start", "cub@q8_0")]
+    book.ready("cub")
+    assert book.outcomes[waiter] == "cub@q8_0"

@@ -58,6 +58,14 @@ def test_a_model_starts_smaller_rather_than_have_another_leave(book: Any, want: 
     assert book.outcomes[ticket] == "m@v1"
 
 
+def test_a_model_starts_smaller_rather_than_have_another_step_down(book: Any, want: Any) -> None:
+    """The newcomer is the one that gives way."""
+    book.loaded(want("m", ladder=(6, 3)))
+    book.request(want("m", ladder=(6, 3)))
+    book.request(want("new", ladder=(5, 2)))
+    assert book.orders == [("start", "new@v1")]
+
+
 def test_others_sleep_before_a_model_starts_smaller(book: Any, want: Any) -> None:
     """Sleep costs them a moment, and the answers of the new one nothing."""
     book.loaded(want("idle", gb=6))

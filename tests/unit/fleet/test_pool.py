@@ -1,4 +1,4 @@
-"""The pool with workers that are promises: leases end once, whatever happens around them, and orders are carried out."""
+"""The pool with workers that are promises: leases end once, and orders are carried out."""
 
 from __future__ import annotations
 

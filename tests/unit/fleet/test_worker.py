@@ -17,7 +17,6 @@ from beastd.fleet.link import Link
 from beastd.fleet.spec import WorkerSpec
 from beastd.fleet.worker import Limits, Worker
 
-
 LIMITS = Limits(load_s=60.0, hang_s=60.0)
 
 
@@ -96,13 +95,21 @@ class FakeLink:
         self.stats = ipc.EngineStats()
         self.failure: BaseException | None = None
         self.ended = asyncio.Event()
+        self.news = asyncio.Event()
         self.reshaped = ipc.Reshaped(ready=READY, stall_s=0.0)
         self.asked: list[tuple[ipc.Load, bool]] = []
 
     def ping(self) -> None:
         self.n_pings += 1
+        self.news.set()
         if self.n_pings <= self.n_answers:
             self.n_heard += 1
+
+    async def pinged(self, n: int) -> None:
+        """Wait until it has been pinged so often."""
+        while self.n_pings < n:
+            self.news.clear()
+            await asyncio.wait_for(self.news.wait(), 60)
 
     async def read_answers(self) -> None:
         await self.ended.wait()
@@ -141,8 +148,7 @@ async def test_a_worker_that_answers_lives(spec: Callable[..., WorkerSpec], tmp_
     """However many pings it takes, and its end is its own."""
     link = FakeLink(n_answers=math.inf)
     serving = asyncio.create_task(watched(spec, tmp_path, link).serve())
-    while link.n_pings < 12:
-        await asyncio.sleep(0)
+    await link.pinged(12)
     assert not serving.done()
     link.ended.set()
     await asyncio.wait_for(serving, 60)
@@ -153,12 +159,9 @@ async def test_an_answer_now_and_then_is_a_sign_of_life(spec: Callable[..., Work
     """Silence counts from the last frame of any kind."""
     link = FakeLink(n_answers=0)
     serving = asyncio.create_task(watched(spec, tmp_path, link).serve())
-    while link.n_pings < 12:
-        n_pings = link.n_pings
-        while link.n_pings == n_pings:
-            await asyncio.sleep(0)
-        if link.n_pings % 3 == 0:
-            link.n_heard += 1  # an answer's piece
+    for n_pings in range(3, 13, 3):
+        await link.pinged(n_pings)
+        link.n_heard += 1  # an answer's piece
     assert not serving.done()
     link.ended.set()
     await asyncio.wait_for(serving, 60)
@@ -183,8 +186,7 @@ async def test_a_daemon_that_was_stopped_itself_blames_nobody(
     monkeypatch.setattr("beastd.fleet.worker.asyncio.sleep", sleep_through)
     serving = asyncio.create_task(watched(spec, tmp_path, link).serve())
     await jumped.wait()
-    while link.n_pings < 8:
-        await sleep(0)
+    await link.pinged(8)
     assert not serving.done()
     link.ended.set()
     await asyncio.wait_for(serving, 60)
