@@ -189,8 +189,8 @@ def test_a_sleep_that_turns_out_not_to_be_enough_becomes_an_eviction() -> None:
 def test_a_step_down_that_gives_less_than_sleep_does_not_take_its_place() -> None:
     """The sleeper goes on sleeping, and somebody else leaves."""
     sleeper = Tenant(1, ram(10), asleep=ram(4), lower=(ram(8),))
-    moves = (Move(1, Act.SLEEP), Move(2, Act.EVICT))
-    assert plan(ram(14), ram(20), [sleeper, idle(2, 10)]) == Plan(Verdict.MAKE_ROOM, moves)
+    moves = plan(ram(14), ram(20), [sleeper, idle(2, 10)]).moves
+    assert set(moves) == {Move(1, Act.SLEEP), Move(2, Act.EVICT)}
 
 
 def test_a_model_steps_down_only_as_far_as_needed() -> None:
