@@ -263,6 +263,7 @@ class Fleet:
         """Give the request the worker, now or when it is what the request needs."""
         if len(want.rungs) > len(entry.ladder):
             entry.ladder = want.rungs
+            self._step_up_at = min(self._step_up_at, self._now + STEP_UP_AFTER_S)  # it may be below its best
         self._places[ticket] = entry
         if entry.state is State.LOADING or not entry.answers(want):
             entry.waiters[ticket] = want
@@ -296,8 +297,11 @@ class Fleet:
 
     def _resting(self, spec: WorkerSpec) -> Failure | None:
         """The failure that speaks against trying this now: of a load, or of a loaded worker's change."""
-        key = _change_of(spec) if self.roster.staying(spec.key) else spec.key
-        return self.cooling.resting(key, self._now)
+        want = Want((spec,))
+        entry = self.roster.convertible(want)
+        if entry is None or entry.is_unloading:
+            return self.cooling.resting(spec.key, self._now)
+        return self.cooling.resting(_change_of(self.roster.conversions(want, entry)[0]), self._now)
 
     def _line_up(self, ticket: Ticket, want: Want, order: int) -> Claim:
         claim = self._places[ticket] = self.line.add(ticket, want, order)

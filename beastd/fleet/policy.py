@@ -74,8 +74,6 @@ class Verdict(enum.Enum):
     """There will be, once the plan's moves are made too."""
     WAIT = enum.auto()
     """Only workers in use could make room."""
-    IMPOSSIBLE = enum.auto()
-    """It is larger than the whole budget less what pinned models hold."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,7 +61,7 @@ async def _start(module: str, log: Path, env: Mapping[str, str]) -> asyncio.subp
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=output,
-            start_new_session=True,
+            process_group=0,  # in the daemon's session, within which niceness counts (``fleet.process``)
             limit=MAX_LINE_BYTES,
             env={**_ENV, **os.environ, **env},
         )

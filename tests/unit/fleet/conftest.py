@@ -24,7 +24,14 @@ KV_SHARE = 0.25
 
 
 def make_spec(
-    name: str = "cub", *, gb: float = 1, n_ctx: int = 4096, n_parallel: int = 4, variant: str = "q8_0"
+    name: str = "cub",
+    *,
+    gb: float = 1,
+    n_ctx: int = 4096,
+    n_parallel: int = 4,
+    variant: str = "q8_0",
+    has_auto_parallel: bool = False,
+    is_pinned: bool = False,
 ) -> WorkerSpec:
     """A model that takes ``gb`` × 10⁹ bytes with 4,096 tokens of context: three quarters are weights, the rest KV."""
     working = round(gb * GB * KV_SHARE * n_ctx / 4096)
@@ -39,6 +46,8 @@ def make_spec(
         working=ram(working),
         process=ram(0),
         is_exact=True,
+        is_pinned=is_pinned,
+        has_auto_parallel=has_auto_parallel,
     )
 
 
@@ -77,6 +86,9 @@ class Notebook:
         self.waiting: dict[int, str] = {}
         self.wants: dict[int, Want] = {}
         self.decisions: list[Decision] = []
+        self.is_closing = False
+        self.surplus: dict[int, Footprint] = {}
+        """What a process holds beyond what was computed, or less than nothing."""
         self._tickets = itertools.count()
 
     # --- what the fleet orders ---
@@ -99,8 +111,8 @@ class Notebook:
             self.check_budget()
 
     def stop(self, id: int) -> None:  # noqa: A002
-        assert self.processes[id] in ("loading", "ready"), "stopped once"
-        assert id not in self.held.values(), "a busy worker is not stopped"
+        assert self.processes[id] in ("loading", "ready", *["changing"] * self.is_closing), "stopped once"
+        assert self.is_closing or id not in self.held.values(), "a busy worker is not stopped"
         self.orders.append(("stop", self.shapes[id].spec.key))
         self.processes[id] = "stopping"
 
@@ -131,7 +143,7 @@ class Notebook:
         """What all processes hold at most, now and while they change."""
         held = [shape.expected for id_, shape in self.shapes.items() if id_ not in self.targets]
         held += [self.shapes[id_].expected.or_more(self.targets[id_].expected) for id_ in self.targets]
-        return sum(held, Footprint()).total_bytes
+        return sum([*held, *self.surplus.values()], Footprint()).total_bytes
 
     def check_budget(self) -> None:
         assert self.n_bytes <= self.fleet.roster.budget.total_bytes, "the budget holds"
@@ -163,6 +175,7 @@ class Notebook:
         id_ = key if isinstance(key, int) else self.id_of(key)
         self.processes[id_] = "ready"
         holds = self.shapes[id_].expected if holds_gb is None else ram(round(holds_gb * GB))
+        self.surplus[id_] = holds - self.shapes[id_].expected
         self.fleet.on_ready(id_, holds, load_s, self.now)
 
     def changed(self, key: str | int, error: BeastError | None = None) -> None:
@@ -171,23 +184,39 @@ class Notebook:
         self.processes[id_] = "ready"
         target = self.targets.pop(id_)
         if error:
-            self.fleet.on_reshape_failed(id_, error, self.shapes[id_].expected, self.now)
+            self.fleet.on_reshape_failed(id_, error, self.shapes[id_].expected + self.surplus[id_], self.now)
         else:
             self.shapes[id_] = target
-            self.fleet.on_reshaped(id_, target.expected, self.now)
+            self.fleet.on_reshaped(id_, target.expected + self.surplus[id_], self.now)
 
     def gone(self, key: str | int, event: str = "on_stopped", *args: Any) -> None:
         """A process is no more."""
         id_ = key if isinstance(key, int) else self.id_of(key)
         del self.processes[id_], self.shapes[id_]
         self.targets.pop(id_, None)
+        self.surplus.pop(id_, None)
         if event == "on_died":
             self.held = {ticket: held for ticket, held in self.held.items() if held != id_}
         getattr(self.fleet, event)(id_, *args, self.now)
 
+    def close(self, error: BeastError) -> None:
+        """The daemon ends: it does not wait for answers or changes."""
+        self.is_closing = True
+        self.fleet.on_close(error, self.now)
+
     def tick(self, now: float) -> None:
         self.now = now
         self.fleet.on_tick(now)
+
+    def why(self, act: str) -> str:
+        """What was written down about the last act of this kind."""
+        return next(it.why for it in reversed(self.decisions) if it.act == act)
+
+    def request_and_settle(self, want: Want) -> int:
+        """A request, and everything that follows from it."""
+        ticket = self.request(want)
+        self.settle()
+        return ticket
 
     def loaded(self, *wants: Want, keep_alive_s: float = 1e6) -> None:
         """Load these models and leave them idle, a second apart."""
@@ -198,10 +227,14 @@ class Notebook:
             self.release(ticket, keep_alive_s)
         self.orders.clear()
 
-    def settle(self) -> None:
-        """Loads and changes succeed and stopping processes go, until nothing moves by itself."""
+    def settle(self, *, but: str = "") -> None:
+        """Loads and changes succeed and stopping processes go, until nothing moves by itself, but for one model."""
         steps = {"loading": self.ready, "changing": self.changed, "stopping": self.gone}
-        while moving := [(id_, state) for id_, state in self.processes.items() if state in steps]:
+        while moving := [
+            (id_, state)
+            for id_, state in self.processes.items()
+            if state in steps and self.shapes[id_].spec.name != but
+        ]:
             id_, state = moving[0]
             steps[state](id_)
 
@@ -222,3 +255,9 @@ def spec() -> Callable[..., WorkerSpec]:
 def notebook() -> Callable[..., Notebook]:
     """Makes fleets of a known budget and queue."""
     return Notebook
+
+
+@pytest.fixture
+def book() -> Notebook:
+    """A fleet with 10 GB and room for 100 waiting requests, whose workers never sleep by time alone."""
+    return Notebook()

@@ -80,3 +80,22 @@ async def test_only_the_first_ending_counts() -> None:
     last = await inbox.take()
     assert last.final is not None
     assert last.text == ""
+
+
+async def test_only_the_newest_place_among_those_who_wait_is_told() -> None:
+    """And once: the next piece has none."""
+    inbox = Inbox(1)
+    inbox.put(Delta(id=1, n_ahead=5))
+    inbox.put(Delta(id=1, n_ahead=2))
+    assert (await inbox.take()).n_ahead == 2
+    inbox.put(delta("a"))
+    assert (await inbox.take()).n_ahead is None
+
+
+async def test_a_place_of_nobody_ahead_is_a_place() -> None:
+    """Nought is not nothing; text that comes with it does not hide it."""
+    inbox = Inbox(1)
+    inbox.put(Delta(id=1, n_ahead=0))
+    inbox.put(delta("a"))
+    taken = await inbox.take()
+    assert (taken.n_ahead, taken.text) == (0, "a")

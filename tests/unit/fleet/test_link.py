@@ -79,7 +79,17 @@ async def test_the_workers_load_error_is_raised_as_its_class(ends: Ends) -> None
 
 
 @pytest.mark.parametrize(
-    "line", [b"\n", b"hello\n", b'{"type":"nonsense"}\n', b'{"type":"step"}\n', b"\xff\n", ipc.frame(ipc.Step([]))]
+    "line",
+    [
+        b"\n",
+        b"hello\n",
+        b'{"type":"nonsense"}\n',
+        b'{"type":"step"}\n',
+        b"\xff\n",
+        ipc.frame(ipc.Step([])),
+        ipc.frame(ipc.Pong(ipc.EngineStats())),
+        ipc.frame(ipc.Reshaped(ready=READY, stall_s=0.0)),
+    ],
 )
 async def test_nonsense_during_a_load_breaks_the_link(ends: Ends, line: bytes) -> None:
     """Nothing after it can be trusted; an answer before Ready is nonsense too."""
@@ -188,3 +198,98 @@ async def test_a_worker_that_does_not_read_holds_back_its_own_requests_only(ends
     link.abort()
     results = await asyncio.gather(*senders, return_exceptions=True)
     assert [type(result).__name__ for result in results] == ["NoneType", "CancelledError"] + ["NoneType"] * 3
+
+
+# --- the worker itself ---
+
+RESHAPED = ipc.Reshaped(ready=READY, stall_s=0.5)
+
+
+async def test_a_change_returns_what_the_worker_has_become(ends: Ends) -> None:
+    """Answers go on passing meanwhile, and its progress is no nonsense."""
+    link, engine = ends
+    inbox = link.open()
+    reading = asyncio.create_task(link.read_answers())
+    changing = asyncio.create_task(link.reshape(LOAD, is_asleep=True))
+    assert await engine.hear() == ipc.Reshape(load=LOAD, is_asleep=True)
+    engine.say(ipc.Progress(0.5), ipc.Step([ipc.Delta(id=inbox.id, text="a")]), RESHAPED)
+    assert await changing == RESHAPED
+    assert (await inbox.take()).text == "a"
+    engine.writer.close()
+    await reading
+
+
+async def test_a_change_that_fails_is_an_answer(ends: Ends) -> None:
+    """It says what the worker still is; a second change can follow it."""
+    link, engine = ends
+    reading = asyncio.create_task(link.read_answers())
+    failed = msgspec.structs.replace(RESHAPED, failure=ipc.Failure("out_of_memory", "no room"))
+    for answer in (failed, RESHAPED):
+        changing = asyncio.create_task(link.reshape(LOAD, is_asleep=False))
+        await engine.hear()
+        engine.say(answer)
+        assert await changing == answer
+    engine.writer.close()
+    await reading
+
+
+async def test_a_worker_that_ends_in_a_change_fails_it(ends: Ends) -> None:
+    """As it fails every request; one that comes after the end is failed at once."""
+    link, engine = ends
+    changing = asyncio.create_task(link.reshape(LOAD, is_asleep=False))
+    await engine.hear()
+    link.fail(WorkerDied("gone"))
+    for change in (changing, link.reshape(LOAD, is_asleep=False)):
+        with pytest.raises(WorkerDied):
+            await change
+
+
+@pytest.mark.parametrize("n_changes", [0, 1])
+async def test_a_change_nobody_asked_for_breaks_the_link(ends: Ends, n_changes: int) -> None:
+    """Nor is one change answered twice."""
+    link, engine = ends
+    changes = [asyncio.create_task(link.reshape(LOAD, is_asleep=False)) for _ in range(n_changes)]
+    await asyncio.sleep(0)
+    engine.say(*[RESHAPED] * (n_changes + 1))
+    with pytest.raises(LinkBroken, match="Reshaped"):
+        await link.read_answers()
+    assert await asyncio.gather(*changes) == [RESHAPED] * n_changes
+
+
+async def test_every_frame_is_a_sign_of_life(ends: Ends) -> None:
+    """An answer to a ping brings what the engine says of itself."""
+    link, engine = ends
+    assert link.stats == ipc.EngineStats()
+    link.ping()
+    assert await engine.hear() == ipc.Ping()
+    stats = ipc.EngineStats(n_running=3, resident_bytes=7)
+    engine.say(ipc.Step([]), ipc.Pong(stats))
+    engine.writer.close()
+    await link.read_answers()
+    assert link.n_heard == 2
+    assert link.stats == stats
+
+
+async def test_nonsense_is_no_sign_of_life(ends: Ends) -> None:
+    """Only what can be understood counts."""
+    link, engine = ends
+    engine.writer.write(b"nonsense\n")
+    with pytest.raises(LinkBroken):
+        await link.read_answers()
+    assert link.n_heard == 0
+
+
+async def test_an_adapter_is_detached_by_its_path(ends: Ends) -> None:
+    """There is no answer to it."""
+    link, engine = ends
+    link.detach("/adapters/x.gguf")
+    assert await engine.hear() == ipc.Detach("/adapters/x.gguf")
+
+
+async def test_words_to_a_worker_that_is_gone_are_lost_quietly(ends: Ends) -> None:
+    """Its end is told elsewhere."""
+    link, engine = ends
+    link.abort()
+    link.ping()
+    link.detach("/adapters/x.gguf")
+    assert await engine.hear_all() == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,12 @@ from hypothesis import strategies as st
 
 from beastd.contract import ModelShape
 from beastd.fleet.memory import (
+    anon_bytes,
     auto_parallel,
     available_ram_bytes,
     estimated_need,
     kv_bytes,
+    n_oom_kills,
     need_bytes,
     total_ram_bytes,
 )
@@ -137,3 +140,17 @@ def test_version_one_counts_as_well(tmp_path: Path) -> None:
     assert available_ram_bytes(tmp_path) == 16 * MIB
     write(group / "memory.usage_in_bytes", f"{200 * MIB}\n")
     assert available_ram_bytes(tmp_path) == 0
+
+
+def test_kills_for_lack_of_memory_are_counted_by_the_system(tmp_path: Path) -> None:
+    """By its own line, not one that begins alike; none where it does not tell."""
+    assert n_oom_kills(tmp_path) == 0
+    write(tmp_path / "proc/vmstat", "nr_free_pages 5\noom_kill_other 9\noom_kill 3\npgfault 7\n")
+    assert n_oom_kills(tmp_path) == 3
+
+
+def test_what_no_file_backs_is_what_is_resident_less_what_is_shared(tmp_path: Path) -> None:
+    """A mapped model is not counted; nor is a process that is gone."""
+    assert anon_bytes(1, tmp_path) == 0
+    write(tmp_path / "proc/1/statm", "1000 300 200 1 0 400 0\n")
+    assert anon_bytes(1, tmp_path) == 100 * os.sysconf("SC_PAGE_SIZE")

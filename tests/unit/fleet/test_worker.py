@@ -3,34 +3,41 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import pytest
 
 from beastd import ipc
 from beastd.errors import LoadFailed, WorkerDied
 from beastd.fleet.link import Link
-from beastd.fleet.worker import Worker
+from beastd.fleet.spec import WorkerSpec
+from beastd.fleet.worker import Limits, Worker
+
+LIMITS = Limits(load_s=60.0, hang_s=60.0)
 
 
-async def test_a_process_that_cannot_start_fails_the_load(spec: Any, tmp_path: Path) -> None:
+async def test_a_process_that_cannot_start_fails_the_load(spec: Callable[..., WorkerSpec], tmp_path: Path) -> None:
     """The system's reason is told, as Beast's own error."""
     (tmp_path / "logs").write_text("a file where the folder should be")
-    worker = Worker(spec(), tmp_path / "logs" / "worker.log", 60.0)
+    worker = Worker(spec(), tmp_path / "logs" / "worker.log", LIMITS)
     with pytest.raises(LoadFailed, match="could not be started"):
-        await worker.load(lambda _: None)
+        await worker.load()
     assert worker.pid is None
 
 
 SUBMIT = ipc.Submit(id=0, prompt=ipc.Prompt(raw="hello"), sampling=ipc.Sampling())
 
 
-async def _deaf_worker(spec: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Worker, socket.socket]:
+async def _deaf_worker(
+    spec: Callable[..., WorkerSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Worker, socket.socket]:
     """A loaded worker whose answers Beast has a bug in reading, and its process's end of the socket."""
     ours, theirs = socket.socketpair()
-    worker = Worker(spec(), tmp_path / "worker.log", 60.0)
+    worker = Worker(spec(), tmp_path / "worker.log", LIMITS)
     worker._link = await Link.over(ours)
 
     async def read_answers() -> None:
@@ -42,7 +49,7 @@ async def _deaf_worker(spec: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 async def test_a_bug_in_reading_answers_strands_no_request(
-    spec: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    spec: Callable[..., WorkerSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Those that wait and those to come end with one error; serve returns, so that the worker is replaced."""
     worker, theirs = await _deaf_worker(spec, tmp_path, monkeypatch)
@@ -57,7 +64,9 @@ async def test_a_bug_in_reading_answers_strands_no_request(
     assert "KeyError: 'oops'" in caplog.text
 
 
-async def test_a_cancelled_serve_strands_no_request(spec: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_cancelled_serve_strands_no_request(
+    spec: Callable[..., WorkerSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     worker, theirs = await _deaf_worker(spec, tmp_path, monkeypatch)
     monkeypatch.setattr(worker._link, "read_answers", asyncio.Event().wait)
     with theirs:
@@ -68,3 +77,150 @@ async def test_a_cancelled_serve_strands_no_request(spec: Any, tmp_path: Path, m
         with pytest.raises(WorkerDied):
             await asyncio.wait_for(waiting, 60)
     assert serving.cancelled()
+
+
+# --- signs of life ---
+
+QUICK = Limits(load_s=60.0, hang_s=0.04)
+READY = ipc.Ready(n_ctx=4096, n_parallel=4, n_threads=2, resident_bytes=1)
+
+
+class FakeLink:
+    """A link whose engine answers as many pings as the test says, and is silent then."""
+
+    def __init__(self, n_answers: float) -> None:
+        self.n_answers = n_answers
+        self.n_pings = 0
+        self.n_heard = 0
+        self.stats = ipc.EngineStats()
+        self.failure: BaseException | None = None
+        self.ended = asyncio.Event()
+        self.news = asyncio.Event()
+        self.reshaped = ipc.Reshaped(ready=READY, stall_s=0.0)
+        self.asked: list[tuple[ipc.Load, bool]] = []
+
+    def ping(self) -> None:
+        self.n_pings += 1
+        self.news.set()
+        if self.n_pings <= self.n_answers:
+            self.n_heard += 1
+
+    async def pinged(self, n: int) -> None:
+        """Wait until it has been pinged so often."""
+        while self.n_pings < n:
+            self.news.clear()
+            await asyncio.wait_for(self.news.wait(), 60)
+
+    async def read_answers(self) -> None:
+        await self.ended.wait()
+
+    async def reshape(self, load: ipc.Load, *, is_asleep: bool) -> ipc.Reshaped:
+        self.asked.append((load, is_asleep))
+        return self.reshaped
+
+    def abort(self) -> None:
+        self.ended.set()
+
+    def fail(self, error: BaseException) -> None:
+        self.failure = error
+
+
+def watched(spec: Callable[..., WorkerSpec], tmp_path: Path, link: FakeLink) -> Worker:
+    """A loaded worker over this link, that may be silent for four pings."""
+    worker = Worker(spec(), tmp_path / "worker.log", QUICK)
+    worker._link = link  # type: ignore[assignment]
+    return worker
+
+
+async def test_a_worker_that_gives_no_sign_of_life_is_ended(
+    spec: Callable[..., WorkerSpec], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After as many unanswered pings as the limit has; its requests are told why."""
+    link = FakeLink(n_answers=3)
+    await asyncio.wait_for(watched(spec, tmp_path, link).serve(), 60)
+    assert link.n_pings == 3 + 4
+    assert isinstance(link.failure, WorkerDied)
+    assert "gave no sign of life for 0.04 s and was killed" in str(link.failure)
+    assert "gave no sign of life" in caplog.text
+
+
+async def test_a_worker_that_answers_lives(spec: Callable[..., WorkerSpec], tmp_path: Path) -> None:
+    """However many pings it takes, and its end is its own."""
+    link = FakeLink(n_answers=math.inf)
+    serving = asyncio.create_task(watched(spec, tmp_path, link).serve())
+    await link.pinged(12)
+    assert not serving.done()
+    link.ended.set()
+    await asyncio.wait_for(serving, 60)
+    assert "sign of life" not in str(link.failure)
+
+
+async def test_an_answer_now_and_then_is_a_sign_of_life(spec: Callable[..., WorkerSpec], tmp_path: Path) -> None:
+    """Silence counts from the last frame of any kind."""
+    link = FakeLink(n_answers=0)
+    serving = asyncio.create_task(watched(spec, tmp_path, link).serve())
+    for n_pings in range(3, 13, 3):
+        await link.pinged(n_pings)
+        link.n_heard += 1  # an answer's piece
+    assert not serving.done()
+    link.ended.set()
+    await asyncio.wait_for(serving, 60)
+
+
+async def test_a_daemon_that_was_stopped_itself_blames_nobody(
+    spec: Callable[..., WorkerSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A laptop's lid was closed for an hour: the clock jumps, but only one ping is unanswered."""
+    link = FakeLink(n_answers=0)
+    sleep, loop = asyncio.sleep, asyncio.get_running_loop()
+    jumped = asyncio.Event()
+
+    async def sleep_through(delay_s: float) -> None:
+        if link.n_pings == 1:
+            now = loop.time
+            monkeypatch.setattr(loop, "time", lambda: now() + 3600.0)
+            jumped.set()
+        link.n_heard += link.n_pings > 1  # it answers as soon as both run again
+        await sleep(delay_s)
+
+    monkeypatch.setattr("beastd.fleet.worker.asyncio.sleep", sleep_through)
+    serving = asyncio.create_task(watched(spec, tmp_path, link).serve())
+    await jumped.wait()
+    await link.pinged(8)
+    assert not serving.done()
+    link.ended.set()
+    await asyncio.wait_for(serving, 60)
+    assert "sign of life" not in str(link.failure)
+
+
+async def test_pings_are_several_within_the_limit() -> None:
+    """One lost in a busy moment is no death; a long limit does not make them rare."""
+    assert Limits(load_s=1, hang_s=4.0).ping_every_s == 1.0
+    assert Limits(load_s=1, hang_s=600.0).ping_every_s == 2.0
+
+
+# --- changes ---
+
+
+async def test_a_changed_worker_is_what_it_has_become(spec: Callable[..., WorkerSpec], tmp_path: Path) -> None:
+    """By its spec, and by what it says of itself."""
+    link = FakeLink(n_answers=0)
+    worker = watched(spec, tmp_path, link)
+    link.reshaped = ipc.Reshaped(ready=msgspec.structs.replace(READY, n_ctx=8192), stall_s=0.1)
+    larger = spec(n_ctx=8192)
+    assert await worker.reshape(larger, is_asleep=False) == link.reshaped
+    assert worker.spec is larger
+    assert worker.ready.n_ctx == 8192
+    ((load, is_asleep),) = link.asked
+    assert (load.paths, load.settings, load.variant, is_asleep) == (list(larger.paths), larger.settings, "q8_0", False)
+
+
+async def test_a_worker_whose_change_failed_is_what_it_was(spec: Callable[..., WorkerSpec], tmp_path: Path) -> None:
+    """And says anew what it holds."""
+    link = FakeLink(n_answers=0)
+    worker = watched(spec, tmp_path, link)
+    before, ready = worker.spec, msgspec.structs.replace(READY, resident_bytes=5)
+    link.reshaped = ipc.Reshaped(ready=ready, stall_s=0.1, failure=ipc.Failure("out_of_memory", "no room"))
+    await worker.reshape(spec(n_ctx=8192), is_asleep=False)
+    assert worker.spec is before
+    assert worker.ready is ready
