@@ -120,6 +120,7 @@ class Fleet:
         del entry.leases[ticket]
         if not entry.leases:
             entry.idle_since, entry.keep_alive_s = now, keep_alive_s
+            self._relieve()
         self._rest(entry)
         self._serve_line()
 
@@ -402,8 +403,8 @@ class Fleet:
     # --- making room ---
 
     def _relieve(self) -> None:
-        """Workers may hold more than there is: bring them back within it."""
-        self._make_room(self.roster.plan(Footprint(), self._now), None)
+        """Workers may hold more than there is: bring them back within it, as far as can be had now."""
+        self._make_room(self.roster.relief(self._now), None)
 
     def _make_room(self, plan: policy.Plan, wanted: WorkerSpec | None) -> None:
         if plan.moves:

@@ -110,10 +110,12 @@ def plan(
     *,
     acts: Collection[Act] = ALL_ACTS,
     rank: Rank = by_cost,
+    is_relief: bool = False,
 ) -> Plan:
-    """How ``need`` can be had within ``budget``, with no move that could be left out.
+    """How ``need`` can be had within ``budget``, with no move that could be left out; none is made in vain.
 
-    With a need of nothing: how workers that hold more than there is come back within it.
+    ``is_relief``: workers hold more than there is, so even a part of what is short is worth its moves; then WAIT has
+    moves as well.
     """
     tenants = list(tenants)
     short = need - budget
@@ -132,7 +134,7 @@ def plan(
                 gains.take(move, gain)
                 if gains.are_enough:
                     return Plan(Verdict.MAKE_ROOM, gains.needed())
-    return Plan(Verdict.WAIT)
+    return Plan(Verdict.WAIT, gains.made if is_relief else ())
 
 
 def _moves(tenant: Tenant, act: Act) -> Iterator[tuple[Move, Footprint]]:
@@ -170,6 +172,11 @@ class _Gains:
             self.moves.pop(move.id, None)
             self.moves[move.id] = (move, gain)
 
+    @property
+    def made(self) -> tuple[Move, ...]:
+        """All of them."""
+        return tuple(move for move, _ in self.moves.values())
+
     def needed(self) -> tuple[Move, ...]:
         """The moves without those that turned out not to be needed, the costliest kind dropped first."""
         latest_first = list(reversed(self.moves))
@@ -177,4 +184,4 @@ class _Gains:
             kept = self.moves.pop(id_)
             if not self.are_enough:
                 self.moves[id_] = kept
-        return tuple(move for move, _ in self.moves.values())
+        return self.made

@@ -203,7 +203,9 @@ class Pool:
             self._fleet.on_load_failed(id_, _load_error(worker.spec, error), self._clock())
         else:
             load_s = self._lives[id_].load_s = self._clock() - started_at
-            self._fleet.on_ready(id_, _holds(Shape(worker.spec), ready), load_s, self._clock())
+            self._fleet.on_ready(
+                id_, self._holds(Shape(worker.spec), ready, ready.resident_bytes), load_s, self._clock()
+            )
             self._arm()
             await self._serve(id_, worker)
         finally:
@@ -227,9 +229,10 @@ class Pool:
             return  # the process has ended, which _serve reports
         if reshaped.failure is None:
             _log.info("%s changed in %.2f s", shape.spec.label, reshaped.stall_s)
-            self._fleet.on_reshaped(id_, _holds(shape, reshaped.ready), self._clock())
+            holds = self._holds(shape, reshaped.ready, reshaped.ready.resident_bytes)
+            self._fleet.on_reshaped(id_, holds, self._clock())
         else:
-            holds = _holds(self._fleet.roster[id_].shape, reshaped.ready)
+            holds = self._holds(self._fleet.roster[id_].shape, reshaped.ready, reshaped.ready.resident_bytes)
             error = from_code(reshaped.failure.code, reshaped.failure.message)
             self._fleet.on_reshape_failed(id_, error, holds, self._clock())
         self._arm()
@@ -266,18 +269,17 @@ class Pool:
         for id_, life in self._lives.items():
             entry = self._fleet.roster.get(id_)
             if entry and entry.state is State.READY and life.worker.stats.resident_bytes:
-                measured = Footprint({RAM: life.worker.stats.resident_bytes, **life.worker.ready.gpu_bytes})
-                self._fleet.on_measured(id_, _at_least(measured, entry.shape), self._clock())
+                holds = self._holds(entry.shape, life.worker.ready, life.worker.stats.resident_bytes)
+                self._fleet.on_measured(id_, holds, self._clock())
 
+    def _holds(self, shape: Shape, ready: ipc.Ready, resident_bytes: int) -> Footprint:
+        """What a worker of this shape really holds, or will, where it has not touched yet all that it has got.
 
-def _holds(shape: Shape, ready: ipc.Ready) -> Footprint:
-    """What a worker of this shape takes."""
-    return _at_least(Footprint({RAM: ready.resident_bytes, **ready.gpu_bytes}), shape)
-
-
-def _at_least(measured: Footprint, shape: Shape) -> Footprint:
-    """What a worker really holds, or will, where it has not touched yet all that it has got."""
-    return measured.or_more(shape.expected) if shape.spec.is_exact else measured
+        A GPU that no simulation has told of has no budget, so what is on it is nobody's concern.
+        """
+        known = {device: n for device, n in ready.gpu_bytes.items() if device in self._fleet.roster.budget}
+        measured = Footprint({RAM: resident_bytes, **known})
+        return measured.or_more(shape.expected) if shape.spec.is_exact else measured
 
 
 def _load_error(spec: WorkerSpec, error: Exception) -> BeastError:

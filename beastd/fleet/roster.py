@@ -138,6 +138,11 @@ class Roster:
         tenants = [policy.Tenant(entry.id, entry.holds) if entry is but else self.tenant(entry, now) for entry in self]
         return policy.plan(need, self.budget - promised, tenants, acts=acts, rank=self._rank)
 
+    def relief(self, now: float) -> policy.Plan:
+        """How workers that hold more than there is come back within it, or as near as can be had now."""
+        tenants = [self.tenant(entry, now) for entry in self]
+        return policy.plan(policy.NOTHING, self.budget, tenants, rank=self._rank, is_relief=True)
+
     def leaving(self, now: float) -> list[int]:
         """The workers that could leave now, in the order in which they would have to."""
         tenants = [self.tenant(entry, now) for entry in self]

@@ -80,7 +80,7 @@ def test_other_models_do_not_notice_a_killed_worker(daemon: RunningDaemon) -> No
 
 def test_ten_requests_for_a_cold_model_cause_one_load(daemon: RunningDaemon) -> None:
     daemon.request("POST", "/api/generate", {"model": "cub", "keep_alive": 0})
-    before = daemon.log.read_text().count("loading cub:latest")
+    before = daemon.log.read_text().count("fleet: load cub:latest")
     body = {"model": "cub@q2_k", "prompt": "Hi", "stream": False, "options": {"num_predict": 2}}
     replies: list[int] = []
     threads = [
@@ -92,7 +92,7 @@ def test_ten_requests_for_a_cold_model_cause_one_load(daemon: RunningDaemon) -> 
     for thread in threads:
         thread.join()
     assert replies == [200] * 10
-    assert daemon.log.read_text().count("loading cub:latest") == before + 1
+    assert daemon.log.read_text().count("fleet: load cub:latest") == before + 1
 
 
 def test_a_client_that_leaves_frees_its_sequence(daemon: RunningDaemon) -> None:

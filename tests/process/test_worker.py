@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import signal
 import sys
@@ -16,8 +17,12 @@ import pytest
 import beastd
 from beastd import ipc
 from beastd.errors import BadModel, LoadFailed, LoadTimeout, ShuttingDown, WorkerDied
-from beastd.fleet import Lease, Pool, Worker, WorkerSpec
+from beastd.fleet import Lease, Pool, Want, Worker, WorkerSpec
 from beastd.fleet import worker as worker_module
+from beastd.fleet.footprint import ram
+from beastd.fleet.memory import estimated_need
+from beastd.fleet.pool import Settings
+from beastd.fleet.worker import Limits
 from beastd.registry.gguf import read_header
 
 CUB = Path(beastd.__file__).parent / "builtin" / "cub" / "cub-q2_k.gguf"
@@ -28,7 +33,18 @@ SHORT = ipc.Submit(id=0, prompt=ipc.Prompt(raw="Once upon a time"), sampling=ipc
 def spec(key: str = "cub", *, path: Path = CUB, n_parallel: int = 2) -> WorkerSpec:
     # One thread: threads that wait for each other crawl on a machine that runs other tests too.
     settings = ipc.LoadSettings(n_ctx=1024, n_parallel=n_parallel, n_threads=1)
-    return WorkerSpec(key, key, "q2_k", (str(path),), None, read_header(CUB).shape(), settings)
+    need = estimated_need(read_header(CUB).shape(), settings)
+    return WorkerSpec(
+        key=key,
+        name=key,
+        variant="q2_k",
+        paths=(str(path),),
+        template=None,
+        settings=settings,
+        weights=ram(need.ram_bytes),
+        working=ram(0),
+        process=ram(0),
+    )
 
 
 @pytest.fixture
@@ -37,7 +53,9 @@ async def make_pool(tmp_path: Path) -> AsyncIterator[Callable[..., Pool]]:
     pools: list[Pool] = []
 
     def make(load_timeout_s: float = 60) -> Pool:
-        pools.append(Pool(budget_bytes=4 * 10**9, max_queue=300, load_timeout_s=load_timeout_s, logs_dir=tmp_path))
+        limits = Limits(load_s=load_timeout_s, hang_s=60)
+        settings = Settings(lambda: ram(4 * 10**9), max_queue=300, limits=limits, sleep_after_s=math.inf)
+        pools.append(Pool(settings, logs_dir=tmp_path, pins_file=tmp_path / "pins.json"))
         return pools[-1]
 
     yield make
@@ -62,7 +80,7 @@ def is_gone(pid: int | None) -> bool:
 
 async def answer(pool: Pool, submit: ipc.Submit = SHORT, key: str = "cub") -> tuple[str, int | None]:
     """One request from lease to end: its text and the worker's process."""
-    async with pool.lease(spec(key), 60.0) as lease:
+    async with pool.lease(Want((spec(key),)), 60.0) as lease:
         await drain_load(lease)
         async with aclosing(lease.worker.generate(submit)) as deltas:
             return "".join([delta.text async for delta in deltas]), lease.worker.pid
@@ -76,7 +94,7 @@ async def until(is_so: Callable[[], bool]) -> None:
 
 def pids(pool: Pool) -> dict[str, int]:
     """Key → process of every worker that has one."""
-    return {status.key: status.pid for status in pool.snapshot() if status.pid}
+    return {status.key: status.pid for status in pool.snapshot().workers if status.pid}
 
 
 async def pid_of_load(pool: Pool, key: str = "cub") -> int:
@@ -87,7 +105,7 @@ async def pid_of_load(pool: Pool, key: str = "cub") -> int:
 
 async def drain_load(lease: Lease) -> None:
     """Wait until the worker is there."""
-    async for _ in lease.loading():
+    async for _ in lease.waiting():
         pass
 
 
@@ -108,12 +126,12 @@ async def test_two_models_answer_at_once(pool: Pool) -> None:
     """Each from its own process."""
     (_, first), (_, second) = await asyncio.gather(answer(pool, key="a"), answer(pool, key="b"))
     assert first != second
-    assert {status.state for status in pool.snapshot()} == {"ready"}
+    assert {status.state for status in pool.snapshot().workers} == {"ready"}
 
 
 async def test_a_killed_worker_ends_its_answers_and_is_replaced(pool: Pool) -> None:
     """kill -9 in mid-answer: a typed error for each request it held or gets later, a fresh process for the next."""
-    async with pool.lease(spec(), 60.0) as lease:
+    async with pool.lease(Want((spec(),)), 60.0) as lease:
         await drain_load(lease)
         worker, pid = lease.worker, pids(pool)["cub"]
         async with aclosing(worker.generate(LONG)) as one, aclosing(worker.generate(LONG)) as other:
@@ -131,13 +149,13 @@ async def test_a_killed_worker_ends_its_answers_and_is_replaced(pool: Pool) -> N
 
 async def test_a_worker_that_sends_nonsense_is_killed(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a frame that makes no sense, nothing of it is trusted."""
-    async with pool.lease(spec(), 60.0) as lease:
+    async with pool.lease(Want((spec(),)), 60.0) as lease:
         await drain_load(lease)
         monkeypatch.setattr(ipc, "from_worker", msgspec.json.Decoder(ipc.Cancel))
         with pytest.raises(WorkerDied, match="a frame that makes no sense"):
             await anext(lease.worker.generate(SHORT))
         assert is_gone(lease.worker.pid)
-    assert pool.snapshot() == []
+    assert pool.snapshot().workers == []
 
 
 async def test_a_load_that_hangs_is_given_up(make_pool: Callable[..., Pool]) -> None:
@@ -149,7 +167,7 @@ async def test_a_load_that_hangs_is_given_up(make_pool: Callable[..., Pool]) -> 
     with pytest.raises(LoadTimeout, match=r"no progress for 0\.5 s"):
         await request
     assert is_gone(pid)
-    assert pool.snapshot() == []
+    assert pool.snapshot().workers == []
 
 
 async def test_a_worker_killed_while_it_loads(pool: Pool) -> None:
@@ -165,18 +183,18 @@ async def test_a_file_that_is_no_model(pool: Pool, tmp_path: Path) -> None:
     """A typed error, and no process left."""
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"GGUF" + b"\x07" * 5000)
-    request = pool.lease(spec(path=broken), 60.0)
+    request = pool.lease(Want((spec(path=broken),)), 60.0)
     async with request as lease:
         pid = asyncio.create_task(pid_of_load(pool))
         with pytest.raises((BadModel, LoadFailed)):
             await drain_load(lease)
     assert is_gone(await pid)
-    assert pool.snapshot() == []
+    assert pool.snapshot().workers == []
 
 
 async def test_leaving_in_mid_answer_frees_the_only_sequence(pool: Pool) -> None:
     """The next request on a worker of one sequence is answered at once, and nothing is remembered of the first."""
-    async with pool.lease(spec(n_parallel=1), 60.0) as lease:
+    async with pool.lease(Want((spec(n_parallel=1),)), 60.0) as lease:
         await drain_load(lease)
         for _ in range(20):
             async with aclosing(lease.worker.generate(LONG)) as deltas:
@@ -190,7 +208,7 @@ async def test_a_reader_that_pauses_gets_it_all_in_one_piece(pool: Pool) -> None
     """Deltas merge while nobody takes them; the text is the same as a fast reader's."""
     greedy = msgspec.structs.replace(SHORT, sampling=ipc.Sampling(num_predict=40, temperature=0.0))
     expected, _ = await answer(pool, greedy)
-    async with pool.lease(spec(), 60.0) as lease, aclosing(lease.worker.generate(greedy)) as deltas:
+    async with pool.lease(Want((spec(),)), 60.0) as lease, aclosing(lease.worker.generate(greedy)) as deltas:
         texts = [(await anext(deltas)).text]
         await _until_ended(lease.worker)
         texts += [delta.text async for delta in deltas]
@@ -206,17 +224,17 @@ async def _until_ended(worker: Worker) -> None:
 
 async def test_keep_alive_zero_ends_the_process(pool: Pool) -> None:
     """Nothing of it stays after the answer."""
-    async with pool.lease(spec(), 0.0) as lease:
+    async with pool.lease(Want((spec(),)), 0.0) as lease:
         await drain_load(lease)
         pid = lease.worker.pid
-    await until(lambda: not pool.snapshot())
+    await until(lambda: not pool.snapshot().workers)
     assert is_gone(pid)
 
 
 async def test_closing_leaves_no_process(pool: Pool) -> None:
     """One idle, one in mid-answer, one loading: all gone, and their requests know why."""
     _, idle = await answer(pool, key="idle")
-    async with pool.lease(spec("busy"), 60.0) as lease:
+    async with pool.lease(Want((spec("busy"),)), 60.0) as lease:
         await drain_load(lease)
         async with aclosing(lease.worker.generate(LONG)) as deltas:
             await anext(deltas)
@@ -228,7 +246,7 @@ async def test_closing_leaves_no_process(pool: Pool) -> None:
         with pytest.raises(ShuttingDown):
             await loading
         assert all(is_gone(p) for p in (idle, lease.worker.pid, pid))
-    assert pool.snapshot() == []
+    assert pool.snapshot().workers == []
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
@@ -240,6 +258,6 @@ async def test_a_stopped_process_is_killed_after_its_grace(pool: Pool, monkeypat
     assert process is not None
     os.kill(process.pid, signal.SIGSTOP)
     await until(lambda: "State:\tT" in Path(f"/proc/{process.pid}/status").read_text())
-    assert await pool.unload("cub")
+    assert await pool.unload(pool.snapshot().workers[0].id)
     assert is_gone(process.pid)
     assert process.outcome() == "was ended by SIGKILL"

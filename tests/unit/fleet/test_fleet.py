@@ -44,7 +44,7 @@ def test_a_load_is_told_with_its_numbers(book: Any, want: Any) -> None:
     book.request(want(gb=2))
     (decision,) = book.decisions
     assert (decision.act, decision.subject) == ("load", "cub (q8_0)")
-    assert decision.why == "1 requests want it; it needs 2.00 GB"
+    assert decision.why == "one request wants it; it needs 2.00 GB"
 
 
 def test_a_hot_model_is_granted_while_others_wait_for_memory(book: Any, want: Any) -> None:

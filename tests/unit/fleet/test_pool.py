@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -111,9 +112,13 @@ def clock() -> Clock:
     return Clock()
 
 
-def budget(gpus: list[Gpu]) -> Footprint:
+GPUS: list[Gpu] = []
+"""What simulations have told of; tests add to it."""
+
+
+def budget() -> Footprint:
     """What the configuration gives the fleet."""
-    return Footprint({"RAM": 10 * GB, **{gpu.name: gpu.total_bytes // 2 for gpu in gpus}})
+    return Footprint({"RAM": 10 * GB, **{gpu.name: gpu.total_bytes // 2 for gpu in GPUS}})
 
 
 SETTINGS = Settings(budget, max_queue=100, limits=Limits(load_s=60, hang_s=60), sleep_after_s=1e6)
@@ -580,15 +585,18 @@ async def test_what_a_worker_says_it_holds_is_believed(
     await pool.close()
 
 
-async def test_gpus_count_once_they_are_known(pool: Pool, workers: list[Promise], want: Any) -> None:
+async def test_gpus_count_once_they_are_known(
+    pool: Pool, workers: list[Promise], want: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What is to be had of them is the configuration's to say."""
     on_gpu = want(gb=1)
     rung = dataclasses.replace(on_gpu.best, weights=Footprint({"CUDA0": 3 * GB}), process=ram(0))
     with pytest.raises(DoesNotFit):
         await use(pool.lease(Want((rung,)), 60.0), [])
-    pool.on_gpus([Gpu(name="CUDA0", description="a GPU", total_bytes=8 * GB, free_bytes=8 * GB)])
-    assert pool.snapshot().budget_bytes == {"RAM": 10 * GB, "CUDA0": 4 * GB}
+    gpu = Gpu(name="CUDA0", description="a GPU", total_bytes=8 * GB, free_bytes=8 * GB)
+    monkeypatch.setattr(sys.modules[__name__], "GPUS", [gpu])
     task = await hold(pool, Want((rung,)))
+    assert pool.snapshot().budget_bytes == {"RAM": 10 * GB, "CUDA0": 4 * GB}
     workers[0].loaded.set_result(msgspec.structs.replace(READY, gpu_bytes={"CUDA0": 3 * GB}))
     await task
     (worker,) = pool.snapshot().workers
@@ -611,5 +619,5 @@ async def test_decisions_are_logged(
     """One line each."""
     caplog.set_level("INFO")
     await loaded(pool, workers, want())
-    assert "fleet: load cub (q8_0): 1 requests want it; it needs 1.00 GB" in caplog.messages
+    assert "fleet: load cub (q8_0): one request wants it; it needs 1.00 GB" in caplog.messages
     await pool.close()
