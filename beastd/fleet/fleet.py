@@ -27,7 +27,7 @@ from beastd.fleet.entry import Claim, Entry, Shape, State, Ticket
 from beastd.fleet.footprint import Footprint
 from beastd.fleet.journal import Journal
 from beastd.fleet.line import Line
-from beastd.fleet.policy import Act, Verdict
+from beastd.fleet.policy import Verdict
 from beastd.fleet.roster import Roster
 from beastd.fleet.spec import Want, WorkerSpec
 
@@ -389,18 +389,15 @@ class Fleet:
     def _make_room(self, plan: policy.Plan, wanted: WorkerSpec | None) -> None:
         if plan.moves:
             self._step_up_at = self._now + STEP_UP_AFTER_S
-        for move in plan.moves:
-            entry = self.roster[move.id]
+        for entry, target in [(self.roster[move.id], self.roster.after(move)) for move in plan.moves]:
             tenant = self.roster.tenant(entry, self._now)
             why = f"{wanted.label} needs {wanted.need}" if wanted else "the workers hold more than the budget"
             why += f"; {_worth(tenant, self._now)}"
-            if move.act is Act.EVICT:
+            if target is None:
                 self._note("evict", entry.spec, f"{why}; frees {entry.holds}")
                 self._stop(entry)
-            else:
-                rung = self.roster.lower(entry)[move.rung] if move.act is Act.STEP_DOWN else entry.spec
-                is_asleep = entry.is_asleep or move.act is Act.SLEEP
-                self._reshape(entry, Shape(rung, is_asleep), why)
+            elif self.roster.by_key(target.spec.key) in (None, entry):  # else another move of this plan took the variant
+                self._reshape(entry, target, why)
 
     def _step_up(self) -> None:
         """Let the most wanted of the models that were stepped down have a better variant, if all is quiet."""

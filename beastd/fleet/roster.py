@@ -121,6 +121,15 @@ class Roster:
             name=entry.spec.label,
         )
 
+    def after(self, move: policy.Move) -> Shape | None:
+        """What the move makes of its worker; None: it leaves."""
+        entry = self[move.id]
+        if move.act is policy.Act.EVICT:
+            return None
+        if move.act is policy.Act.SLEEP:
+            return Shape(entry.spec, is_asleep=True)
+        return Shape(self.lower(entry)[move.rung], entry.is_asleep)
+
     def reload_s(self, spec: WorkerSpec) -> float:
         """Seconds a load of this takes: as last time, or guessed by its size."""
         return self.load_s.get(spec.key, START_S + spec.weights.total_bytes / BYTES_PER_S)
