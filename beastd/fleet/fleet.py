@@ -341,10 +341,11 @@ class Fleet:
         return self._try_convert(claim, entry, promised) if is_free else None
 
     def _try_convert(self, claim: Claim, entry: Entry, promised: Footprint) -> Footprint | None:
+        plan_for = self.roster.planner(self._now, promised=promised, but=entry)
         for spec in self.roster.conversions(claim.want, entry):
             target = Shape(spec)
             more = entry.would_hold(target) - entry.holds
-            plan = self.roster.plan(more, self._now, promised=promised, but=entry)
+            plan = plan_for(more)
             if plan.verdict is Verdict.START:
                 self.line.take(claim)
                 entry.waiters = claim.tickets
@@ -360,8 +361,9 @@ class Fleet:
         """Start a worker, in the best variant for which nobody must leave, else in the smallest."""
         rungs = claim.want.rungs
         mild = [(rung, policy.ALL_ACTS[:n]) for n in (1, 2) for rung in rungs] if len(rungs) > 1 else []
+        plan_for = self.roster.planner(self._now, promised=promised)
         for spec, acts in [*mild, (rungs[-1], policy.ALL_ACTS)]:
-            plan = self.roster.plan(spec.need, self._now, promised=promised, acts=acts)
+            plan = plan_for(spec.need, acts=acts)
             if plan.verdict is Verdict.START and self.roster.by_key(spec.key) is None:
                 self._start(claim, spec)
                 return Footprint()
@@ -384,7 +386,7 @@ class Fleet:
 
     def _relieve(self) -> None:
         """Workers may hold more than there is: bring them back within it."""
-        self._make_room(self.roster.plan(Footprint(), self._now), None)
+        self._make_room(self.roster.planner(self._now)(Footprint()), None)
 
     def _make_room(self, plan: policy.Plan, wanted: WorkerSpec | None) -> None:
         if plan.moves:
@@ -406,9 +408,10 @@ class Fleet:
         margin = self.roster.budget.times(STEP_UP_MARGIN)
         entries = [entry for entry in self.roster if entry.can_step_up(self._now)]
         for entry in sorted(entries, key=lambda it: -self.roster.demand.rate(it.ladder[0].key, self._now)):
+            plan_for = self.roster.planner(self._now, but=entry)
             for rung in self.roster.higher(entry):
                 more = entry.would_hold(Shape(rung)) - entry.holds
-                if self.roster.plan(more + margin, self._now, but=entry).verdict is Verdict.START:
+                if plan_for(more + margin).verdict is Verdict.START:
                     self._reshape(entry, Shape(rung), "there is room for it again")
                     return
 

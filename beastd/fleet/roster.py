@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 
 from beastd.fleet import policy
 from beastd.fleet.demand import Demand
@@ -51,8 +52,10 @@ class Roster:
 
     def by_key(self, key: str) -> Entry | None:
         """The worker that is this variant or is becoming it."""
-        found = (entry for entry in self if any(shape.spec.key == key for shape in entry.shapes))
-        return next(found, None)
+        for entry in self._entries.values():
+            if entry.spec.key == key or (entry.target and entry.target.spec.key == key):
+                return entry
+        return None
 
     def staying(self, key: str) -> Entry | None:
         """The same, if nobody has told it to go."""
@@ -134,18 +137,12 @@ class Roster:
         """Seconds a load of this takes: as last time, or guessed by its size."""
         return self.load_s.get(spec.key, START_S + spec.weights.total_bytes / BYTES_PER_S)
 
-    def plan(
-        self,
-        need: Footprint,
-        now: float,
-        *,
-        promised: Footprint = policy.NOTHING,
-        acts: tuple[policy.Act, ...] = policy.ALL_ACTS,
-        but: Entry | None = None,
-    ) -> policy.Plan:
-        """How ``need`` can be had beside what is promised to others, and with no move of the worker ``but``."""
+    def planner(
+        self, now: float, *, promised: Footprint = policy.NOTHING, but: Entry | None = None
+    ) -> Callable[..., policy.Plan]:
+        """``policy.plan`` as things are, beside what is promised to others, and with no move of the worker ``but``."""
         tenants = [policy.Tenant(entry.id, entry.holds) if entry is but else self.tenant(entry, now) for entry in self]
-        return policy.plan(need, self.budget - promised, tenants, acts=acts, rank=self._rank)
+        return functools.partial(policy.plan, budget=self.budget - promised, tenants=tenants, rank=self._rank)
 
     def room_for(self, want: Want) -> tuple[Footprint, list[str]]:
         """What could ever be had for the request, and the pinned models that hold the rest."""

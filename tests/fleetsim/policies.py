@@ -13,7 +13,6 @@ from beastd.fleet.fleet import Fleet
 from beastd.fleet.footprint import Footprint
 from beastd.fleet.policy import Act
 from beastd.fleet.roster import Roster
-from beastd.fleet.spec import Want
 
 MAX_QUEUE = 512
 SLEEP_AFTER_S = 120.0
@@ -22,8 +21,11 @@ SLEEP_AFTER_S = 120.0
 class _EvictsOnly(Roster):
     """Makes room by unloading alone."""
 
-    def plan(self, need: Footprint, now: float, **how: object) -> policy.Plan:  # type: ignore[override]
-        return super().plan(need, now, **how | {"acts": (Act.EVICT,)})  # type: ignore[arg-type]
+    def planner(
+        self, now: float, *, promised: Footprint = policy.NOTHING, but: Entry | None = None
+    ) -> Callable[..., policy.Plan]:
+        plan_for = super().planner(now, promised=promised, but=but)
+        return lambda need, **_: plan_for(need, acts=(Act.EVICT,))
 
 
 class PlainLru(Fleet):
