@@ -398,7 +398,7 @@ class Fleet:
             if target is None:
                 self._note("evict", entry.spec, f"{why}; frees {entry.holds}")
                 self._stop(entry)
-            elif self.roster.by_key(target.spec.key) in (None, entry):  # else another move of this plan took the variant
+            elif self.roster.by_key(target.spec.key) in (None, entry):  # else an earlier move took this variant
                 self._reshape(entry, target, why)
 
     def _step_up(self) -> None:

@@ -9,15 +9,14 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from fleetsim.policies import Policy
-from fleetsim.shop import SimModel
-from fleetsim.traces import Request, Trace
-
 from beastd.errors import BeastError
 from beastd.fleet.entry import Shape
 from beastd.fleet.footprint import ram
 from beastd.fleet.journal import Decision
 from beastd.fleet.spec import Want, WorkerSpec
+from fleetsim.policies import Policy
+from fleetsim.shop import SimModel
+from fleetsim.traces import Request, Trace
 
 SLEEP_S = 0.05
 WAKE_S = (0.1, 0.3)
@@ -124,7 +123,7 @@ class World:
 
     # --- what the fleet orders ---
 
-    def start(self, id: int, spec: WorkerSpec) -> None:
+    def start(self, id: int, spec: WorkerSpec) -> None:  # noqa: A002
         """A load begins."""
         self.workers[id] = Worker(Shape(spec))
         self._look_at_memory()
@@ -133,7 +132,7 @@ class World:
         self.tally.n_loads += 1
         self._in(load_s, lambda: self.fleet.on_ready(id, spec.need, load_s, self.now))
 
-    def reshape(self, id: int, shape: Shape) -> None:
+    def reshape(self, id: int, shape: Shape) -> None:  # noqa: A002
         """Answers stand still until the worker has its new shape."""
         worker = self.workers[id]
         worker.target = shape
@@ -142,11 +141,11 @@ class World:
         self._look_at_memory()
         self._in(self._reshape_s(worker.shape, shape), lambda: self._changed(id))
 
-    def stop(self, id: int) -> None:
+    def stop(self, id: int) -> None:  # noqa: A002
         """It goes, once its load or change lets it."""
         self._in(STOP_S, lambda: self._gone(id))
 
-    def grant(self, ticket: int, id: int) -> None:
+    def grant(self, ticket: int, id: int) -> None:  # noqa: A002
         """It answers when a sequence is free."""
         worker, request = self.workers[id], self._requests[ticket]
         want = self._want(request)
