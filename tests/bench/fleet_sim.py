@@ -28,14 +28,15 @@ LONG = (
     Traffic("drifting", drift_s=600.0),
     Traffic("sessions, drifting", drift_s=600.0, session=6.0),
 )
-DAY = Traffic("10 models, room for 4", n_models=10, n_requests=500, budget_gb=0, fits=4, service_s=5.0)
+MIXED_S = (300.0, 1800.0, math.inf)
+DAY = Traffic("", n_models=10, n_requests=500, budget_gb=0, fits=4, service_s=5.0, has_odd_ones=False)
+DAYS = (
+    dataclasses.replace(DAY, name="busy, keep_alive 5m", gap_s=8.0, keep_alives_s=(300.0,)),
+    dataclasses.replace(DAY, name="busy, kept for ever", gap_s=8.0, keep_alives_s=(math.inf,)),
+    dataclasses.replace(DAY, name="quiet, mixed keep_alive", gap_s=30.0, keep_alives_s=MIXED_S),
+    dataclasses.replace(DAY, name="quiet, models of like size", gap_s=30.0, keep_alives_s=MIXED_S, spread=0.3),
+)
 EXPONENTS = (0.8, 1.0, 1.2, 1.4)
-HABITS = {
-    "busy, keep_alive 5m": {"gap_s": 8.0, "keep_alives_s": (300.0,)},
-    "busy, kept for ever": {"gap_s": 8.0, "keep_alives_s": (math.inf,)},
-    "quiet, mixed keep_alive": {"gap_s": 30.0, "keep_alives_s": (300.0, 1800.0, math.inf)},
-    "quiet, models of like size": {"gap_s": 30.0, "keep_alives_s": (300.0, 1800.0, math.inf), "spread": 0.3},
-}
 
 
 def replay(trace: Trace, policy: Policy) -> Tally:
@@ -66,19 +67,19 @@ def compare_long(n_requests: int, seed: int) -> dict[str, dict[str, Tally]]:
     return found
 
 
-def days(habit: str, n_seeds: int) -> Iterator[Trace]:
+def days(day: Traffic, n_seeds: int) -> Iterator[Trace]:
     """The same sort of day, by exponent and seed."""
     for zipf in EXPONENTS:
         for seed in range(n_seeds):
-            yield make_trace(dataclasses.replace(DAY, zipf=zipf, has_odd_ones=False, **HABITS[habit]), seed)
+            yield make_trace(dataclasses.replace(day, zipf=zipf), seed)
 
 
 def compare_days(n_seeds: int) -> None:
     """Reload seconds against plain LRU's and Ollama's, the median and the worst of all days."""
     print("| day | policy | of LRU's: median, worst | of Ollama's: median, worst | both ≤ 0.7 | best variant |")
     print("|---|---|---|---|---|---|")
-    for habit in HABITS:
-        tallies = {policy.name: [replay(trace, policy) for trace in days(habit, n_seeds)] for policy in POLICIES}
+    for day in DAYS:
+        tallies = {policy.name: [replay(trace, policy) for trace in days(day, n_seeds)] for policy in POLICIES}
         for policy in POLICIES[2:]:
             ours = tallies[policy.name]
             lru, ollama = (
@@ -88,7 +89,7 @@ def compare_days(n_seeds: int) -> None:
             n_good = sum(max(pair) <= 0.7 for pair in zip(lru, ollama, strict=True))
             best = sum(tally.n_best for tally in ours) / sum(len(tally.waits_s) for tally in ours)
             print(
-                f"| {habit} | {policy.name} | {statistics.median(lru):.2f}, {max(lru):.2f} "
+                f"| {day.name} | {policy.name} | {statistics.median(lru):.2f}, {max(lru):.2f} "
                 f"| {statistics.median(ollama):.2f}, {max(ollama):.2f} | {n_good} of {len(ours)} | {best:.0%} |",
                 flush=True,
             )

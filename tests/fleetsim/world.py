@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import heapq
 import itertools
 import random
@@ -103,7 +104,7 @@ class World:
         """All requests to their end."""
         for ticket, request in enumerate(self._trace.requests):
             self._requests[ticket] = request
-            self._at(request.at_s, lambda ticket=ticket: self._arrive(ticket))
+            self._at(request.at_s, functools.partial(self._arrive, ticket))
         n_left = len(self._requests)
         while self._events and n_left:
             deadline = self.fleet.next_deadline()
