@@ -12,7 +12,7 @@ from beastctl import daemon, render
 from beastctl.client import NotRunning
 
 HEADER = ("NAME", "VARIANT", "ID", "SIZE", "PROCESSOR", "CONTEXT", "STATE", "REQUESTS", "UNTIL")
-WHY_HEADER = ("NAME", "HOLDS", "ASKED FOR", "A RELOAD TAKES", "IDLE FOR", "MAY LEAVE")
+WHY_HEADER = ("NAME", "HOLDS", "EXPECTED", "A RELOAD TAKES", "IDLE FOR", "MAY LEAVE")
 WAITING_HEADER = ("WAITING", "REQUESTS", "NEEDS", "FOR")
 N_DECISIONS = 12
 """The latest are shown."""

@@ -132,19 +132,18 @@ class Entry:
 
     def lower_rungs(self) -> list[WorkerSpec]:
         """Smaller variants it could step down to without leaving anybody who uses it, the best first."""
-        return [rung for rung in self._rungs_for_all() if rung.weights.total_bytes < self.spec.weights.total_bytes]
+        size = self.spec.weights.total_bytes
+        return self._for_all_users([rung for rung in self.ladder if rung.weights.total_bytes < size])
 
     def higher_rungs(self) -> list[WorkerSpec]:
         """Better variants it could step up to, the best first."""
-        return [rung for rung in self._rungs_for_all() if rung.weights.total_bytes > self.spec.weights.total_bytes]
+        size = self.spec.weights.total_bytes
+        return self._for_all_users([rung for rung in self.ladder if rung.weights.total_bytes > size])
 
-    def _rungs_for_all(self) -> list[WorkerSpec]:
-        users = (*self.leases.values(), *self.waiters.values())
-        return [
-            rung.shaped_as(self.spec)
-            for rung in self.ladder
-            if rung.key != self.spec.key and all(want.rung(rung.key) for want in users)
-        ]
+    def _for_all_users(self, rungs: list[WorkerSpec]) -> list[WorkerSpec]:
+        """Those of the variants that everybody who uses it takes, in its own shape."""
+        users = (*self.leases.values(), *self.waiters.values()) if rungs else ()
+        return [rung.shaped_as(self.spec) for rung in rungs if all(want.rung(rung.key) for want in users)]
 
 
 @dataclass(slots=True, eq=False)

@@ -27,11 +27,11 @@ from beastd.fleet.entry import Claim, Entry, Shape, State, Ticket
 from beastd.fleet.footprint import Footprint
 from beastd.fleet.journal import Journal
 from beastd.fleet.line import Line
-from beastd.fleet.policy import Act, Verdict
+from beastd.fleet.policy import Verdict
 from beastd.fleet.roster import Roster
 from beastd.fleet.spec import Want, WorkerSpec
 
-STEP_UP_AFTER_S = 30.0
+STEP_UP_AFTER_S = 120.0
 """Without any pressure for so long, a model that was stepped down may step up again."""
 STEP_UP_MARGIN = 0.05
 """A part of the budget that must stay free then, so that the next small need does not step it down again."""
@@ -360,10 +360,11 @@ class Fleet:
         return self._try_convert(claim, entry, promised) if is_free else None
 
     def _try_convert(self, claim: Claim, entry: Entry, promised: Footprint) -> Footprint | None:
+        plan_for = self.roster.planner(self._now, promised=promised, but=entry)
         for spec in self.roster.conversions(claim.want, entry):
             target = Shape(spec)
             more = entry.would_hold(target) - entry.holds
-            plan = self.roster.plan(more, self._now, promised=promised, but=entry)
+            plan = plan_for(more)
             if plan.verdict is Verdict.START:
                 self.line.take(claim)
                 entry.waiters = claim.tickets
@@ -379,8 +380,9 @@ class Fleet:
         """Start a worker, in the best variant for which nobody must leave, else in the smallest."""
         rungs = claim.want.rungs
         mild = [(rung, policy.ALL_ACTS[:n]) for n in (1, 2) for rung in rungs] if len(rungs) > 1 else []
+        plan_for = self.roster.planner(self._now, promised=promised)
         for spec, acts in [*mild, (rungs[-1], policy.ALL_ACTS)]:
-            plan = self.roster.plan(spec.need, self._now, promised=promised, acts=acts)
+            plan = plan_for(spec.need, acts=acts)
             if plan.verdict is Verdict.START and self.roster.by_key(spec.key) is None:
                 self._start(claim, spec)
                 return Footprint()
@@ -404,23 +406,20 @@ class Fleet:
 
     def _relieve(self) -> None:
         """Workers may hold more than there is: bring them back within it, as far as can be had now."""
-        self._make_room(self.roster.relief(self._now), None)
+        self._make_room(self.roster.planner(self._now)(Footprint(), is_relief=True), None)
 
     def _make_room(self, plan: policy.Plan, wanted: WorkerSpec | None) -> None:
         if plan.moves:
             self._step_up_at = self._now + STEP_UP_AFTER_S
-        for move in plan.moves:
-            entry = self.roster[move.id]
+        for entry, target in [(self.roster[move.id], self.roster.after(move)) for move in plan.moves]:
             tenant = self.roster.tenant(entry, self._now)
             why = f"{wanted.label} needs {wanted.need}" if wanted else "the workers hold more than the budget"
             why += f"; {_worth(tenant, self._now)}"
-            if move.act is Act.EVICT:
+            if target is None:
                 self._note("evict", entry.spec, f"{why}; frees {entry.holds}")
                 self._stop(entry)
-            else:
-                rung = self.roster.lower(entry)[move.rung] if move.act is Act.STEP_DOWN else entry.spec
-                is_asleep = entry.is_asleep or move.act is Act.SLEEP
-                self._reshape(entry, Shape(rung, is_asleep), why)
+            elif self.roster.by_key(target.spec.key) in (None, entry):  # else an earlier move took this variant
+                self._reshape(entry, target, why)
 
     def _step_up(self) -> None:
         """Let the most wanted of the models that were stepped down have a better variant, if all is quiet."""
@@ -429,9 +428,10 @@ class Fleet:
         margin = self.roster.budget.times(STEP_UP_MARGIN)
         entries = [entry for entry in self.roster if entry.can_step_up(self._now)]
         for entry in sorted(entries, key=lambda it: -self.roster.demand.rate(it.ladder[0].key, self._now)):
+            plan_for = self.roster.planner(self._now, but=entry)
             for rung in self.roster.higher(entry):
                 more = entry.would_hold(Shape(rung)) - entry.holds
-                if self.roster.plan(more + margin, self._now, but=entry).verdict is Verdict.START:
+                if plan_for(more + margin).verdict is Verdict.START:
                     self._reshape(entry, Shape(rung), "there is room for it again")
                     return
 
@@ -528,6 +528,6 @@ def _requests(tickets: Collection[Ticket]) -> str:
 def _worth(tenant: policy.Tenant, now: float) -> str:
     """Why this worker and no other, in numbers."""
     return (
-        f"idle for {now - tenant.idle_since:.0f} s, {tenant.rate * 3600:.1f} requests an hour, "
+        f"idle for {now - tenant.idle_since:.0f} s, {tenant.rate * 3600:.1f} requests an hour expected, "
         f"a reload takes {tenant.reload_s:.1f} s"
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 
 from beastd.fleet import policy
 from beastd.fleet.demand import Demand
@@ -51,8 +52,10 @@ class Roster:
 
     def by_key(self, key: str) -> Entry | None:
         """The worker that is this variant or is becoming it."""
-        found = (entry for entry in self if any(shape.spec.key == key for shape in entry.shapes))
-        return next(found, None)
+        for entry in self._entries.values():
+            if entry.spec.key == key or (entry.target and entry.target.spec.key == key):
+                return entry
+        return None
 
     def staying(self, key: str) -> Entry | None:
         """The same, if nobody has told it to go."""
@@ -121,27 +124,25 @@ class Roster:
             name=entry.spec.label,
         )
 
+    def after(self, move: policy.Move) -> Shape | None:
+        """What the move makes of its worker; None: it leaves."""
+        entry = self[move.id]
+        if move.act is policy.Act.EVICT:
+            return None
+        if move.act is policy.Act.SLEEP:
+            return Shape(entry.spec, is_asleep=True)
+        return Shape(self.lower(entry)[move.rung], entry.is_asleep)
+
     def reload_s(self, spec: WorkerSpec) -> float:
         """Seconds a load of this takes: as last time, or guessed by its size."""
         return self.load_s.get(spec.key, START_S + spec.weights.total_bytes / BYTES_PER_S)
 
-    def plan(
-        self,
-        need: Footprint,
-        now: float,
-        *,
-        promised: Footprint = policy.NOTHING,
-        acts: tuple[policy.Act, ...] = policy.ALL_ACTS,
-        but: Entry | None = None,
-    ) -> policy.Plan:
-        """How ``need`` can be had beside what is promised to others, and with no move of the worker ``but``."""
+    def planner(
+        self, now: float, *, promised: Footprint = policy.NOTHING, but: Entry | None = None
+    ) -> Callable[..., policy.Plan]:
+        """``policy.plan`` as things are, beside what is promised to others, and with no move of the worker ``but``."""
         tenants = [policy.Tenant(entry.id, entry.holds) if entry is but else self.tenant(entry, now) for entry in self]
-        return policy.plan(need, self.budget - promised, tenants, acts=acts, rank=self._rank)
-
-    def relief(self, now: float) -> policy.Plan:
-        """How workers that hold more than there is come back within it, or as near as can be had now."""
-        tenants = [self.tenant(entry, now) for entry in self]
-        return policy.plan(policy.NOTHING, self.budget, tenants, rank=self._rank, is_relief=True)
+        return functools.partial(policy.plan, budget=self.budget - promised, tenants=tenants, rank=self._rank)
 
     def leaving(self, now: float) -> list[int]:
         """The workers that could leave now, in the order in which they would have to."""

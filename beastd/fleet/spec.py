@@ -51,6 +51,8 @@ class WorkerSpec:
 
     def shaped_as(self, other: WorkerSpec) -> WorkerSpec:
         """This variant with the other's settings: variants of one model share the layout of their KV."""
+        if self.settings == other.settings and self.working == other.working:
+            return self  # nearly always; a decision asks for many of these
         return replace(self, settings=other.settings, working=other.working)
 
     def with_context(self, n_ctx: int) -> WorkerSpec:

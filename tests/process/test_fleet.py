@@ -71,7 +71,7 @@ def test_the_model_that_is_asked_for_least_makes_room_and_why_is_told(start_daem
     left = [it for it in daemon.get("/api/fleet")["decisions"] if it["act"] == "evict"]
     assert [it["subject"] for it in left] == ["second:latest (q8_0)"]
     assert "third:latest (q8_0) needs" in left[0]["why"]
-    assert "requests an hour" in left[0]["why"]
+    assert "requests an hour expected" in left[0]["why"]
     fleet = daemon.get("/api/fleet")
     assert fleet["used_bytes"]["RAM"] <= fleet["budget_bytes"]["RAM"]
 

@@ -1,66 +1,57 @@
-"""How often each model is asked for, fading."""
+"""How much each model is wanted."""
 
 from __future__ import annotations
 
-import math
-
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from beastd.fleet.demand import FADE_S, MOST_KEYS, Demand
-
-times = st.lists(st.floats(0, 1e5), min_size=1, max_size=20).map(sorted)
+from beastd.fleet.demand import MOST_KEYS, Demand
 
 
-def test_nobody_is_expected_of_a_model_nobody_asked_for() -> None:
-    """Its rate is nothing."""
-    assert Demand().rate("a", 0.0) == 0.0
+def asked(demand: Demand, key: str, *times_s: float) -> None:
+    for at_s in times_s:
+        demand.note(key, at_s)
 
 
-def test_a_request_fades() -> None:
-    """To 1/e after FADE_S."""
+def test_nobody_asked_is_no_demand() -> None:
+    """A key that was never noted."""
+    assert Demand().rate("cub", 10.0) == 0.0
+
+
+def test_a_steady_rate_is_found_again() -> None:
+    """One request every ten seconds for a day, seen between two of them."""
     demand = Demand()
-    demand.note("a", 100.0)
-    assert demand.rate("a", 100.0) == pytest.approx(1 / FADE_S)
-    assert demand.rate("a", 100.0 + FADE_S) == pytest.approx(math.exp(-1) / FADE_S)
+    asked(demand, "cub", *(10.0 * i for i in range(8640)))
+    assert demand.rate("cub", 86_395.0) == pytest.approx(0.1, rel=0.01)
 
 
-def test_a_steady_stream_is_its_own_rate() -> None:
-    """A request every ten seconds is a tenth of one a second."""
+def test_regular_use_outweighs_one_use_of_late() -> None:
+    """A request every five minutes for hours against one just now."""
     demand = Demand()
-    for i in range(5000):
-        demand.note("a", i * 10.0)
-    assert demand.rate("a", 5000 * 10.0) == pytest.approx(0.1, rel=0.01)
+    asked(demand, "regular", *(300.0 * i for i in range(36)))
+    asked(demand, "once", 10_750.0)
+    assert demand.rate("regular", 10_750.0) > demand.rate("once", 10_750.0)
 
 
-def test_regular_use_outweighs_one_recent_use() -> None:
-    """Which plain recency does not see."""
+def test_a_conversation_outweighs_use_that_is_as_frequent_but_over() -> None:
+    """Six requests in the last minutes against six that came an hour before."""
     demand = Demand()
-    for i in range(10):
-        demand.note("often", i * 60.0)
-    demand.note("once", 1200.0)
-    assert demand.rate("often", 1200.0) > demand.rate("once", 1200.0)
+    asked(demand, "over", *(30.0 * i for i in range(6)))
+    asked(demand, "under way", *(3600.0 + 30.0 * i for i in range(6)))
+    assert demand.rate("under way", 3760.0) > 2 * demand.rate("over", 3760.0)
 
 
-@given(times, st.floats(0, 1e5))
-def test_the_rate_is_the_sum_of_what_is_left_of_each_request(at: list[float], later_s: float) -> None:
-    """However they are spaced, and whenever it is asked."""
+def test_a_conversation_outweighs_sparse_use_all_day() -> None:
+    """Three requests in a minute against one every ten minutes: only the short fade tells."""
     demand = Demand()
-    for moment in at:
-        demand.note("a", moment)
-    now = at[-1] + later_s
-    left = sum(math.exp((moment - now) / FADE_S) for moment in at)
-    assert demand.rate("a", now) == pytest.approx(left / FADE_S)
+    asked(demand, "all day", *(600.0 * i for i in range(144)))
+    asked(demand, "under way", 86_000.0, 86_030.0, 86_060.0)
+    assert demand.rate("under way", 86_070.0) > demand.rate("all day", 86_070.0)
 
 
-def test_the_models_it_remembers_are_bounded() -> None:
-    """The one that was asked for longest ago is forgotten first."""
+def test_only_so_many_keys_are_remembered() -> None:
+    """The one noted least recently goes first."""
     demand = Demand()
-    for i in range(MOST_KEYS):
-        demand.note(str(i), float(i))
-    demand.note("0", float(MOST_KEYS))
-    demand.note("new", float(MOST_KEYS))
-    assert demand.rate("0", float(MOST_KEYS)) > 0
-    assert demand.rate("1", float(MOST_KEYS)) == 0
-    assert demand.rate("2", float(MOST_KEYS)) > 0
+    for i in range(MOST_KEYS + 1):
+        demand.note(str(i), 0.0)
+    assert demand.rate("0", 0.0) == 0.0
+    assert demand.rate("1", 0.0) > 0.0

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from beastd.errors import CoolingDown, LoadFailed
+from beastd.fleet.fleet import STEP_UP_AFTER_S
 from beastd.fleet.footprint import ram
 
 GB = 10**9
@@ -274,15 +275,15 @@ def test_a_failed_step_up_cools_down(book: Any, want: Any) -> None:
 # --- stepping up again ---
 
 
-def test_a_model_steps_up_after_thirty_quiet_seconds(book: Any, want: Any) -> None:
+def test_a_model_steps_up_after_a_quiet_time(book: Any, want: Any) -> None:
     """Not before, and the timer knows when."""
     leave(book, "other", stepped_down(book, want))
     pressure_at = [it.at for it in book.decisions if it.act == "step_down"][-1]
     book.orders.clear()
-    assert book.fleet.next_deadline() == pressure_at + 30.0
-    book.tick(pressure_at + 29.9)
+    assert book.fleet.next_deadline() == pressure_at + STEP_UP_AFTER_S
+    book.tick(pressure_at + STEP_UP_AFTER_S - 0.1)
     assert book.orders == []
-    book.tick(pressure_at + 30.0)
+    book.tick(pressure_at + STEP_UP_AFTER_S)
     assert book.orders == [("step_up", "m@v0")]
     assert book.why("step_up") == "there is room for it again"
 
@@ -292,10 +293,10 @@ def test_a_model_steps_up_beside_its_answers(book: Any, want: Any) -> None:
     leave(book, "other", stepped_down(book, want))
     insisting = book.request(want("m", ladder=(6, 3), pick="v1"))
     running = book.request(want("m", ladder=(6, 3)))
-    book.tick(book.now + 40.0)
+    book.tick(book.now + STEP_UP_AFTER_S + 10)
     assert ("step_up", "m@v0") not in book.orders
     book.release(insisting)
-    book.tick(book.now + 40.0)
+    book.tick(book.now + STEP_UP_AFTER_S + 10)
     assert book.orders[-1] == ("step_up", "m@v0")
     assert running in book.held
 
@@ -306,7 +307,7 @@ def test_a_model_steps_up_only_with_a_margin(book: Any, want: Any, other_gb: flo
     leave(book, "other", stepped_down(book, want))
     book.loaded(want("third", gb=other_gb))
     book.request(want("third", gb=other_gb))
-    book.tick(book.now + 100.0)
+    book.tick(book.now + STEP_UP_AFTER_S + 10)
     assert (("step_up", "m@v0") in book.orders) is has_margin
 
 
@@ -314,7 +315,7 @@ def test_nobody_makes_room_for_a_step_up(book: Any, want: Any) -> None:
     """An idle neighbour neither sleeps nor leaves for it."""
     leave(book, "other", stepped_down(book, want))
     book.loaded(want("idle", gb=6))
-    book.tick(book.now + 100.0)
+    book.tick(book.now + STEP_UP_AFTER_S + 10)
     assert book.orders == []
 
 
@@ -328,11 +329,11 @@ def test_nobody_steps_up_while_someone_waits(book: Any, want: Any) -> None:
     book.request(want("waiter", gb=6))
     book.orders.clear()
     assert book.fleet.line.n_waiting == 1
-    book.tick(book.now + 100.0)
+    book.tick(book.now + STEP_UP_AFTER_S + 10)
     assert book.orders == []
 
 
-def test_new_pressure_starts_the_thirty_seconds_again(book: Any, want: Any) -> None:
+def test_new_pressure_starts_the_quiet_time_again(book: Any, want: Any) -> None:
     """Quality does not flap."""
     leave(book, "other", stepped_down(book, want))
     book.now += 20.0
@@ -342,14 +343,14 @@ def test_new_pressure_starts_the_thirty_seconds_again(book: Any, want: Any) -> N
     book.release(book.request_and_settle(want("m", ladder=(6, 3))), 1e6)
     pressure_at = book.now
     book.orders.clear()
-    book.tick(pressure_at + 29.9)
+    book.tick(pressure_at + STEP_UP_AFTER_S - 0.1)
     assert book.orders == []
-    book.tick(pressure_at + 30.0)
+    book.tick(pressure_at + STEP_UP_AFTER_S)
     assert book.orders == [("step_up", "m@v0")]
 
 
 def test_the_most_wanted_model_steps_up_first_and_one_at_a_time(book: Any, want: Any) -> None:
-    """The next one after thirty seconds more."""
+    """The next one after as long again."""
     book.loaded(want("a", ladder=(4, 2)), want("b", ladder=(4, 2)))
     a, b = book.request(want("a", ladder=(4, 2))), book.request(want("b", ladder=(4, 2)))
     other = book.request(want("other", gb=5))
@@ -361,10 +362,10 @@ def test_the_most_wanted_model_steps_up_first_and_one_at_a_time(book: Any, want:
     book.release(b, 1e6)
     leave(book, "other", other)
     book.orders.clear()
-    book.tick(book.now + 30.0)
+    book.tick(book.now + STEP_UP_AFTER_S)
     book.settle()
     assert book.orders == [("step_up", "b@v0")]
-    book.tick(book.now + 29.9)
+    book.tick(book.now + STEP_UP_AFTER_S - 0.1)
     assert len(book.orders) == 1
     book.tick(book.now + 0.1)
     assert book.orders[1:] == [("step_up", "a@v0")]
@@ -378,22 +379,22 @@ def test_a_sleeping_model_does_not_step_up(book: Any, want: Any) -> None:
     assert book.orders[-2:] == [("sleep", "m@v1"), ("start", "x@q8_0")]
     leave(book, "x", x)
     book.orders.clear()
-    book.tick(book.now + 100.0)
+    book.tick(book.now + STEP_UP_AFTER_S + 10)
     assert book.orders == []
 
 
-def test_a_failed_step_up_is_tried_again_after_a_minute(book: Any, want: Any) -> None:
+def test_a_failed_step_up_is_tried_again_after_as_long(book: Any, want: Any) -> None:
     """And the model answers meanwhile as it did."""
     leave(book, "other", stepped_down(book, want))
-    book.tick(book.now + 30.0)
+    book.tick(book.now + STEP_UP_AFTER_S)
     book.changed("m", LoadFailed("no room after all"))
     assert book.outcomes[book.request(want("m", ladder=(6, 3)))] == "m@v1"
     failed_at = book.now
     book.orders.clear()
-    while book.now < failed_at + 59.0:
-        book.tick(min(book.fleet.next_deadline(), failed_at + 59.0))
+    while book.now < failed_at + STEP_UP_AFTER_S - 1.0:
+        book.tick(min(book.fleet.next_deadline(), failed_at + STEP_UP_AFTER_S - 1.0))
     assert book.orders == []
-    book.tick(failed_at + 90.0)
+    book.tick(failed_at + STEP_UP_AFTER_S)
     assert book.orders == [("step_up", "m@v0")]
 
 
@@ -402,6 +403,6 @@ def test_a_model_loaded_smaller_by_one_that_insisted_steps_up_for_others(book: A
     book.loaded(want("m", ladder=(6, 3), pick="v1"))
     assert book.outcomes[book.request(want("m", ladder=(6, 3)))] == "m@v1"
     asked_at = book.now
-    assert book.fleet.next_deadline() == asked_at + 30.0
-    book.tick(asked_at + 30.0)
+    assert book.fleet.next_deadline() == asked_at + STEP_UP_AFTER_S
+    book.tick(asked_at + STEP_UP_AFTER_S)
     assert book.orders == [("step_up", "m@v0")]

@@ -191,7 +191,7 @@ def test_an_eviction_is_explained_with_its_numbers(book: Any, want: Any) -> None
     assert decision.subject == "a (q8_0)"
     assert decision.at == book.now
     assert decision.why == (
-        "c (q8_0) needs 5.00 GB; idle for 59 s, 1.0 requests an hour, a reload takes 1.0 s; frees 4.00 GB"
+        "c (q8_0) needs 5.00 GB; idle for 59 s, 5.4 requests an hour expected, a reload takes 1.0 s; frees 4.00 GB"
     )
     assert list(book.fleet.journal.decisions) == book.decisions
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from beastd.errors import BeastError, LoadFailed, OutOfMemory
 from beastd.fleet.entry import Entry
+from beastd.fleet.fleet import STEP_UP_AFTER_S
 from beastd.fleet.footprint import ram
 
 MODELS: list[tuple[str, tuple[float, ...]]] = [
@@ -45,7 +46,7 @@ def step(book: Any, want: Any, event: str, n: int) -> None:
     elif event == "unload" and (id_ := pick(book.processes, n)) is not None:
         book.fleet.on_unload(id_, book.now)
     elif event in ("tick", "later"):
-        book.tick(book.now + (100.0 if event == "later" else 0.0))
+        book.tick(book.now + (150.0 if event == "later" else 0.0))
     elif event == "pin":
         book.fleet.on_pins(PINNABLE[n % len(PINNABLE)], book.now)
     elif event == "budget":
@@ -168,7 +169,7 @@ def test_a_cold_load_is_not_kept_out_by_younger_ones(notebook: Any, want: Any, s
 @given(STEPS)
 @settings(max_examples=100, deadline=None)
 def test_quality_does_not_flap(notebook: Any, want: Any, steps: list[tuple[str, int]]) -> None:
-    """A model steps up only after half a minute without a step of anybody, however the requests come."""
+    """A model steps up only after a quiet time without a step of anybody, however the requests come."""
     book = notebook(sleep_after_s=50.0)
     for event, n in steps:
         n_before = len(book.decisions)
@@ -177,4 +178,4 @@ def test_quality_does_not_flap(notebook: Any, want: Any, steps: list[tuple[str, 
             decision = book.decisions[i]
             if decision.act == "step_up" and "again" in decision.why:
                 pressure = [it.at for it in book.decisions[:i] if it.act in ("step_down", "evict", "step_up")]
-                assert not pressure or decision.at - pressure[-1] >= 30.0
+                assert not pressure or decision.at - pressure[-1] >= STEP_UP_AFTER_S
