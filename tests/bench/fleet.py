@@ -1,6 +1,6 @@
 """What the fleet must show, on real workers: run one part by its name, or all of them.
 
-    python tests/bench/fleet.py [many|hot|steps|kills|contexts] …
+    python tests/bench/fleet.py [many|hot|kills|contexts] …
 
 Each part starts a daemon of its own in a temporary BEAST_HOME, with Cub and copies of it, and prints a line or two.
 """
@@ -19,7 +19,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -172,64 +171,6 @@ def _ttfts(running: RunningDaemon, n: int) -> list[float]:
     return found
 
 
-# --- live steps of quality ---
-
-
-def steps() -> None:
-    """Eight streams while memory gets tight, and free again: what stalls, what the texts become, what RSS does."""
-    with daemon(parallel="8") as probe:
-        sizes = {}
-        for variant in ("q8_0", "q4_k_m", "q2_k"):
-            sizes[variant] = need_bytes(probe, f"cub@{variant}")
-        load_s = {}
-        for variant in sizes:
-            lines = ask(probe, f"cub@{variant}", "Hi", num_predict=1)
-            load_s[variant] = lines[-1]["load_duration"] / 1e9
-            running_pid = probe.worker_pids()[-1]
-            probe.request("POST", "/api/generate", {"model": f"cub@{variant}", "keep_alive": 0, "stream": False})
-        del running_pid
-    print("steps: load times of fresh workers", {name: round(s, 2) for name, s in load_s.items()})
-    budget = int(sizes["q8_0"] * 2 + 1e6)
-    with daemon(parallel="8", quality="adaptive", memory_budget=str(budget)) as running:
-        copies(running, 3)
-        answers: dict[int, list[Line]] = {}
-
-        def stream(i: int) -> None:
-            options = {"temperature": 0, "num_predict": 1900, "ignore_eos": True}
-            answers[i] = ask(running, "cub", f"Tell me a story about {i} foxes.", **options)
-
-        threads = [threading.Thread(target=stream, args=(i,)) for i in range(8)]
-        for thread in threads:
-            thread.start()
-        time.sleep(3)
-        rss = {"before": _rss_of(running, "cub:latest")}
-        for i, name in enumerate(("m0", "m1", "m2")):
-            lines = ask(running, name, "Hello!", num_predict=4)
-            rss[f"with {i + 1} more"] = _rss_of(running, "cub:latest")
-            assert lines[-1].get("done"), lines[-1]
-        for thread in threads:
-            thread.join()
-        ok = sum(ended_once(lines) and bool(lines[-1].get("done")) for lines in answers.values())
-        paths = Counter(tuple(lines[-1].get("variants") or [lines[-1]["variant"]]) for lines in answers.values())
-        gap = max(_longest_gap(lines) for lines in answers.values())
-        full = sum(lines[-1]["eval_count"] == 1900 for lines in answers.values())
-        print(f"steps: {ok} of 8 streams ended well, {full} with all 1,900 tokens; variants {dict(paths)}")
-        print(f"steps: longest gap in a stream {gap:.2f} s; RSS of cub's worker {rss} MB")
-        print("steps:", [(it["act"], it["subject"]) for it in running.get("/api/fleet")["decisions"]])
-        print("steps:", [line for line in running.log.read_text().splitlines() if "changed in" in line])
-
-
-def _rss_of(running: RunningDaemon, name: str) -> int:
-    pid = next(model["pid"] for model in running.get("/api/ps")["models"] if model["name"] == name)
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") // 10**6
-
-
-def _longest_gap(lines: list[Line]) -> float:
-    times = [line["at"] for line in lines if line.get("response")]
-    return max(b - a for a, b in pairwise(times))
-
-
 # --- workers killed while clients hammer ---
 
 
@@ -290,7 +231,7 @@ def contexts() -> None:
         print("contexts:", running.get("/api/fleet")["n_decisions"])
 
 
-PARTS = {"many": many, "hot": hot, "steps": steps, "kills": kills, "contexts": contexts}
+PARTS = {"many": many, "hot": hot, "kills": kills, "contexts": contexts}
 
 if __name__ == "__main__":
     for part in sys.argv[1:] or PARTS:
