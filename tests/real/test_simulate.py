@@ -11,7 +11,7 @@ from toolrun import run_tool
 from beastd.contract import RAM, MemoryNeed
 from beastd.engine.breakdown import device_needs
 from beastd.engine.llama import Llama
-from beastd.engine.memory import resident_bytes
+from beastd.engine.memory import held
 from beastd.engine.pages import unload_pages
 from beastd.fleet.memory import kv_bytes
 from beastd.ipc import Load, LoadSettings
@@ -118,8 +118,8 @@ def test_repacked_weights_are_held_once() -> None:
     llama = Llama(Load(paths=Q4, label="cub", settings=settings), lambda _: None)
     if not any(name == "CPU_REPACK" for name, _ in llama._log.buffer_bytes):
         pytest.skip("this CPU repacks nothing")
-    before = resident_bytes()
+    before = held().resident_bytes
     unload_pages(Q4)
-    assert before - resident_bytes() < 2 * MIB
+    assert before - held().resident_bytes < 2 * MIB
     llama.warm_up()
     llama.close()
