@@ -40,7 +40,9 @@ def _asked(path: str) -> dict[str, Any]:
         return daemon.running(daemon.current_paths()).get(path)
     except NotRunning:
         render.say("beastd is not running, so no model is loaded")
-        return {"models": [], "workers": [], "line": [], "resting": [], "decisions": []}
+        if path == "/api/ps":
+            return {"models": [], "waiting": []}
+        return {"workers": [], "line": [], "resting": [], "decisions": []}
 
 
 def _row(model: dict[str, Any]) -> tuple[str, ...]:

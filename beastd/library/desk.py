@@ -54,6 +54,8 @@ class Desk:
     """Ends the daemon, in order: work under way first."""
     unload: Callable[[ModelName, str | None], Awaitable[None]]
     """Unloads every worker of a model, or of the variant that is named."""
+    detach: Callable[[str], None]
+    """Has every worker let go of an adapter's file as soon as no answer uses it."""
 
     def resolve(self, name: str) -> Resolved:
         """As the registry's, but a name is needed: nothing is changed by default."""

@@ -48,7 +48,7 @@ def test_questions_about_the_daemon_do_not_start_it(cli: Cli, beast_home: Path) 
         assert (command, done.returncode) == (command, status)
         assert "not running" in done.stderr + done.stdout
     assert cli.run("stop", "cub").returncode == 0
-    assert json.loads(cli.run("ps", "--json").stdout) == {"models": []}
+    assert json.loads(cli.run("ps", "--json").stdout) == {"models": [], "waiting": []}
     assert not (beast_home / "run").exists()
 
 

@@ -11,12 +11,17 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from harness import RunningDaemon, StartDaemon
 from prometheus_client.parser import text_string_to_metric_families
 
+import beastd
+
+CUB = Path(beastd.__file__).parent / "builtin" / "cub"
+PIRATE = CUB / "cub-pirate-lora-f16.gguf"
 SHORT = {"num_predict": 4, "temperature": 0}
 LONG = {"ignore_eos": True, "num_predict": 600, "temperature": 0}
 CUB_MB = 195
@@ -64,7 +69,7 @@ def ends_once(lines: list[dict[str, Any]]) -> bool:
 
 def test_the_model_that_is_asked_for_least_makes_room_and_why_is_told(start_daemon: StartDaemon) -> None:
     """Idle models go to sleep for it first; when that is not enough, the one that is missed least leaves."""
-    daemon = start_daemon(*settings(parallel=4, memory_budget=f"{CUB_MB * 2 + 20}MB"))
+    daemon = start_daemon(*settings(parallel=4, memory_budget=f"{CUB_MB * 2 - 40}MB"))
     copy(daemon, "second", "third")
     for name in ("cub", "cub", "cub", "second", "third"):
         assert ask(daemon, name)[0] == 200
@@ -210,7 +215,7 @@ def test_every_request_ends_once_while_workers_are_killed(start_daemon: StartDae
 def test_a_load_that_fails_rests_and_says_until_when(start_daemon: StartDaemon, tmp_path: Any) -> None:
     """The second request is refused at once, with the failure and a Retry-After."""
     broken = tmp_path / "broken.gguf"
-    whole = bytearray(open("beastd/builtin/cub/cub-q2_k.gguf", "rb").read())  # noqa: SIM115, PTH123
+    whole = bytearray((CUB / "cub-q2_k.gguf").read_bytes())
     at = whole.index(b"tokenizer.ggml.model")
     whole[at : at + 20] = b"tokenizer.ggml.mooel"
     broken.write_bytes(whole)
@@ -323,3 +328,24 @@ def test_a_modelfile_rules_how_its_model_is_kept(daemon: RunningDaemon, field: s
     elif field == "keep_alive":
         assert model["expires_at"] > time.strftime("%Y-%m-%dT%H:%M", time.gmtime(time.time() + 2.9 * 3600))
     daemon.request("POST", "/api/generate", {"model": f"with-{field}", "keep_alive": 0, "stream": False})
+
+
+def test_adapters_come_and_go_while_their_base_serves(start_daemon: StartDaemon) -> None:
+    """The worker is the same throughout; what uses an adapter when it is removed goes on."""
+    daemon = start_daemon()
+    copy(daemon, "second")
+    daemon.request("DELETE", "/api/delete", {"model": "second+pirate"})
+    plain = ask(daemon, "second")[1]["response"]
+    (pid,) = daemon.worker_pids()
+    lora = {"base": "second", "name": "sailor", "source": str(PIRATE), "copy": True, "stream": False}
+    assert daemon.request("POST", "/api/adapters", lora)[0] == 200
+    assert ask(daemon, "second+sailor")[1]["response"] != plain
+    body = {"model": "second+sailor", "prompt": "Tell me a story.", "options": {**LONG, "num_predict": 200}}
+    lines = daemon.stream("/api/generate", body)
+    begun = [next(line for line in lines if line.get("response"))]
+    assert daemon.request("DELETE", "/api/delete", {"model": "second+sailor"})[0] == 200
+    assert ends_once([*begun, *lines])
+    assert ask(daemon, "second+sailor")[0] == 404
+    assert ask(daemon, "second")[1]["response"] == plain
+    assert daemon.worker_pids() == [pid]
+    assert eventually(lambda: daemon.get("/api/fleet")["workers"][0]["stats"]["n_adapters"] == 0)

@@ -55,7 +55,7 @@ def test_weights_kv_and_compute_are_what_llama_cpp_takes(paths: list[str]) -> No
     assert (ram.weights_bytes, ram.kv_bytes) == (real.weights_bytes, real.kv_bytes)
     assert ram.compute_bytes == real.compute_bytes + llama.logged_bytes("output")
     assert llama.logged_bytes("output") > 0
-    llama.close()
+    llama.close(keeps_model=False)
 
 
 def test_the_parts_add_up_and_are_each_what_they_say() -> None:
@@ -122,4 +122,4 @@ def test_repacked_weights_are_held_once() -> None:
     unload_pages(Q4)
     assert before - held().resident_bytes < 2 * MIB
     llama.warm_up()
-    llama.close()
+    llama.close(keeps_model=False)
