@@ -6,7 +6,10 @@ import http.client
 import json
 import os
 import random
+import re
+import resource
 import signal
+import sys
 import threading
 import time
 from collections import Counter
@@ -349,3 +352,23 @@ def test_adapters_come_and_go_while_their_base_serves(start_daemon: StartDaemon)
     assert ask(daemon, "second")[1]["response"] == plain
     assert daemon.worker_pids() == [pid]
     assert eventually(lambda: daemon.get("/api/fleet")["workers"][0]["stats"]["n_adapters"] == 0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sets a limit on a running process")
+def test_a_load_that_runs_out_of_memory_is_tried_smaller(start_daemon: StartDaemon) -> None:
+    """With fewer sequences at once, as `parallel: auto` allows; the numbers are told."""
+    daemon = start_daemon(*settings(threads=1))
+    ask(daemon)
+    (pid,) = daemon.worker_pids()
+    peak = re.search(r"VmPeak:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    assert peak
+    ask(daemon, keep_alive=0)
+    assert eventually(lambda: not daemon.worker_pids())
+    limit = int(peak[1]) * 1024 - 60 * 10**6
+    resource.prlimit(daemon.pid, resource.RLIMIT_AS, (limit, limit))
+    assert ask(daemon)[0] == 200
+    assert daemon.get("/api/ps")["models"][0]["n_parallel"] == 4
+    why = [it["why"] for it in daemon.get("/api/fleet")["decisions"] if it["act"] == "retry"]
+    assert len(why) == 1
+    assert "ran out of memory" in why[0]
+    assert re.search(r"allocate .* of size \d+|buffer of size \d+", why[0]), why[0]
