@@ -356,8 +356,10 @@ class Fleet:
         entry = self.roster.convertible(claim.want)
         if entry is None:
             return self._try_load(claim, promised)
-        is_free = entry.state is State.READY and not entry.is_unloading
-        return self._try_convert(claim, entry, promised) if is_free else None
+        if entry.state is not State.READY or entry.is_unloading:
+            return None
+        coming = self._try_convert(claim, entry, promised)
+        return self._try_replace(claim, entry, promised) if coming is None and entry.is_idle else coming
 
     def _try_convert(self, claim: Claim, entry: Entry, promised: Footprint) -> Footprint | None:
         plan_for = self.roster.planner(self._now, promised=promised, but=entry)
@@ -375,6 +377,16 @@ class Fleet:
                 self._make_room(plan, spec)
                 return more
         return None
+
+    def _try_replace(self, claim: Claim, entry: Entry, promised: Footprint) -> Footprint | None:
+        """Stop an idle worker that cannot change in place for what it holds beyond what was computed of it."""
+        spec = self.roster.conversions(claim.want, entry)[-1]
+        plan = self.roster.planner(self._now, promised=promised, but=entry)(spec.need - entry.holds)
+        if plan.verdict is Verdict.WAIT:
+            return None
+        self._note("evict", entry.spec, f"{spec.label} needs {spec.need}, and it holds {entry.holds}")
+        self._stop(entry)
+        return spec.need
 
     def _try_load(self, claim: Claim, promised: Footprint) -> Footprint | None:
         """Start a worker, in the best variant for which nobody must leave, else in the smallest."""
