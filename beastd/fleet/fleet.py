@@ -292,9 +292,10 @@ class Fleet:
     def _impossible(self, want: Want) -> DoesNotFit | None:
         """Why no waiting would help; None if it would."""
         room, pinned = self.roster.room_for(want)
-        if want.rungs[-1].need.fits_in(room):
+        smallest = self.roster.smallest(want)
+        if smallest.need.fits_in(room):
             return None
-        return refusals.does_not_fit(want.rungs[-1], self.roster.budget, pinned)
+        return refusals.does_not_fit(smallest, self.roster.budget, pinned)
 
     def _resting(self, spec: WorkerSpec) -> Failure | None:
         """The failure that speaks against trying this now: of a load, or of a loaded worker's change."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from beastd.errors import CoolingDown, LoadFailed
+from beastd.errors import CoolingDown, DoesNotFit, LoadFailed
 from beastd.fleet.fleet import STEP_UP_AFTER_S
 from beastd.fleet.footprint import ram
 
@@ -178,6 +178,15 @@ def test_a_pinned_variant_does_not_step_down(book: Any, want: Any) -> None:
     assert book.orders == []
 
 
+def test_more_context_than_a_pinned_variant_may_have_is_refused(book: Any, want: Any) -> None:
+    """The smaller variant that could have it may not stand in."""
+    book.fleet.on_pins(frozenset({"m@v0"}), book.now)
+    book.loaded(want("m", ladder=(6, 3)))
+    asked = book.request(want("m", ladder=(6, 3), n_ctx=16384))  # 10.5 GB, or 8.25
+    assert isinstance(book.outcomes[asked], DoesNotFit)
+    assert book.orders == []
+
+
 def test_a_pinned_model_may_step_down(book: Any, want: Any) -> None:
     """It stays loaded, which is what was asked."""
     book.fleet.on_pins(frozenset({"m"}), book.now)
@@ -331,6 +340,18 @@ def test_nobody_steps_up_while_someone_waits(book: Any, want: Any) -> None:
     assert book.fleet.line.n_waiting == 1
     book.tick(book.now + STEP_UP_AFTER_S + 10)
     assert book.orders == []
+
+
+def test_a_pinned_variant_does_not_step_up(book: Any, want: Any) -> None:
+    """Neither by time, nor for who insists on the better one, which is loaded beside it."""
+    leave(book, "other", stepped_down(book, want))
+    book.fleet.on_pins(frozenset({"m@v1"}), book.now)
+    book.orders.clear()
+    book.tick(book.now + STEP_UP_AFTER_S + 10)
+    assert book.orders == []
+    assert book.fleet.next_deadline() is None
+    book.request_and_settle(want("m", ladder=(6, 3), pick="v0"))
+    assert book.orders == [("start", "m@v0")]
 
 
 def test_new_pressure_starts_the_quiet_time_again(book: Any, want: Any) -> None:
