@@ -334,9 +334,7 @@ class Fleet:
                 for ticket, want in claim.tickets.items():
                     self._seat(ticket, want, entry)
                 continue
-            if error := self._impossible(claim.want):  # the budget has shrunk, or another model was pinned
-                self.line.take(claim)
-                self._refuse_all(claim.tickets, error)
+            if self._impossible(claim.want) and self._refuse_impossible(claim):
                 continue
             can_try = not blocked or self._may_pass(claim, blocked, promised)
             coming = self._try_advance(claim, promised) if can_try else None
@@ -345,10 +343,19 @@ class Fleet:
             else:
                 promised = promised + coming
 
+    def _refuse_impossible(self, claim: Claim) -> bool:
+        """Refuse who cannot be answered since the budget shrank or another model was pinned; whether that is all."""
+        for ticket, want in tuple(claim.tickets.items()):
+            if error := self._impossible(want):
+                self.line.leave(ticket, claim)
+                self._refuse(ticket, error)
+        return not claim.tickets
+
     def _may_pass(self, claim: Claim, blocked: list[Claim], promised: Footprint) -> bool:
         """Whether this load fits beside all those that wait before it and those that have passed them already."""
         passed = [it.holds for it in self.roster if it.order > blocked[0].order and it.state is not State.STOPPING]
-        waiting = [other.want.best.need for other in blocked]
+        # The same worker, made better, is what one that waits for another variant of the model gets.
+        waiting = [other.want.best.need for other in blocked if claim.want.rung(other.want.best.key) is None]
         beside = sum([*passed, *waiting], promised)
         return (beside + claim.want.best.need).fits_in(self.roster.budget)
 

@@ -51,6 +51,23 @@ def test_a_model_starts_smaller_rather_than_wait(book: Any, want: Any) -> None:
     assert book.orders == [("start", "m@v1")]
 
 
+@pytest.mark.parametrize("is_insisting_first", [True, False])
+def test_a_model_starts_smaller_beside_one_who_insists(book: Any, want: Any, *, is_insisting_first: bool) -> None:
+    """Who insists waits alone, and gets the same worker in its best variant once there is room."""
+    book.loaded(want("busy", gb=6))
+    busy = book.request(want("busy", gb=6))
+    picks = ["v0", ""] if is_insisting_first else ["", "v0"]
+    asked = {pick: book.request(want("m", ladder=(6, 3), pick=pick)) for pick in picks}
+    assert book.orders == [("start", "m@v1")]
+    book.settle()
+    assert book.outcomes[asked[""]] == "m@v1"
+    assert asked["v0"] in book.waiting
+    book.release(busy)
+    book.settle()
+    assert book.orders[1:] == [("stop", "busy@q8_0"), ("step_up", "m@v0")]
+    assert book.outcomes[asked["v0"]] == "m@v0"
+
+
 def test_a_model_starts_smaller_rather_than_have_another_leave(book: Any, want: Any) -> None:
     """An idle one only sleeps."""
     book.loaded(want("idle", gb=6))

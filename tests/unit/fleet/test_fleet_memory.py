@@ -260,6 +260,21 @@ def test_who_waits_for_a_model_that_is_pinned_meanwhile_is_refused(book: Any, wa
     assert isinstance(book.outcomes[waiter], DoesNotFit)
 
 
+def test_only_those_for_whom_there_is_no_room_any_more_are_refused(book: Any, want: Any) -> None:
+    """Not all who wait for the model, of whom some need less context."""
+    book.loaded(want("busy", gb=6))
+    busy = book.request(want("busy", gb=6))
+    small = book.request(want("m", gb=5))
+    large = book.request(want("m", gb=5, n_ctx=16384))  # 8.75 GB
+    book.fleet.on_budget(ram(8 * GB), book.now)
+    book.fleet.on_budget(ram(8 * GB + 1), book.now)  # the line is looked at
+    assert isinstance(book.outcomes[large], DoesNotFit)
+    assert small in book.waiting
+    book.release(busy, 0.0)
+    book.settle()
+    assert book.outcomes[small] == "m@q8_0"
+
+
 def test_an_unpinned_model_leaves_when_its_time_was_over(book: Any, want: Any) -> None:
     """Its keep-alive counts again."""
     book.fleet.on_pins(frozenset({"a"}), book.now)
