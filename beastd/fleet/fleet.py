@@ -79,6 +79,8 @@ class Fleet:
         deadlines = [self._next_end(entry) for entry in self.roster]
         if any(self.roster.higher(entry) for entry in self.roster):
             deadlines.append(self._step_up_at)
+        if self.line.n_waiting:  # it may be for a worker that held still to make room
+            deadlines += [entry.hold_still_until for entry in self.roster if entry.hold_still_until > self._now]
         return min((at for at in deadlines if at < math.inf), default=None)
 
     # --- requests ---
@@ -202,8 +204,11 @@ class Fleet:
         self._now = now
         entry = self.roster.get(id_)
         if entry is not None and entry.state is State.READY:
+            has_shrunk = not entry.holds.fits_in(holds)
             entry.holds = holds
             self._relieve()
+            if has_shrunk:
+                self._serve_line()
 
     # --- people and time ---
 
@@ -240,6 +245,7 @@ class Fleet:
         if self._step_up_at <= now:
             self._step_up_at = now + STEP_UP_AFTER_S
             self._step_up()
+        self._serve_line()
 
     def on_close(self, error: BeastError, now: float) -> None:
         """Everything ends: who waits is refused with this error, as is who comes later, and every worker stops."""
@@ -535,7 +541,9 @@ def _change_of(spec: WorkerSpec) -> str:
 def _smaller(entry: Entry) -> Want | None:
     """What may be tried after a load ran out of memory: fewer sequences at once, then a smaller variant."""
     spec = entry.spec
-    lower = tuple(rung for rung in entry.ladder if rung.weights.total_bytes < spec.weights.total_bytes)
+    smaller = (rung for rung in entry.ladder if rung.weights.total_bytes < spec.weights.total_bytes)
+    # The ladder may be of a request that needs less context than others.
+    lower = tuple(it if it.settings.n_ctx >= spec.settings.n_ctx else it.shaped_as(spec) for it in smaller)
     if spec.has_auto_parallel and spec.settings.n_parallel > 1:
         return Want((spec.with_parallel(spec.settings.n_parallel // 2), *lower))
     return Want(lower) if lower else None

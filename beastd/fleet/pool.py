@@ -266,7 +266,7 @@ class Pool:
         room_bytes = int((memory.available_ram_bytes() + ours) * ROOM_SHARE)
         budget = self._settings.budget()
         self._fleet.on_budget(Footprint({**budget, RAM: min(budget[RAM], room_bytes)}), self._clock())
-        for id_, life in self._lives.items():
+        for id_, life in tuple(self._lives.items()):
             entry = self._fleet.roster.get(id_)
             if entry and entry.state is State.READY and life.worker.stats.resident_bytes:
                 holds = self._holds(entry.shape, life.worker.ready, life.worker.stats.resident_bytes)
