@@ -123,7 +123,7 @@ class Pool:
 
         Raises Conflict for a model that the configuration pins, when it is to be let go.
         """
-        if not is_pinned and name in self._settings.pins:
+        if not is_pinned and name.lower() in {pin.lower() for pin in self._settings.pins}:
             raise Conflict(f"{name} is pinned by the configuration: take it out of `pin` there")
         self._pins.change(name, is_pinned=is_pinned)
         self._fleet.on_pins(self._settings.pins | self._pins.names, self._clock())

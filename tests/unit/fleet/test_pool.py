@@ -501,7 +501,7 @@ async def test_what_the_configuration_pins_stays_pinned(
     workers: list[Promise], machine: Machine, clock: Clock, tmp_path: Path
 ) -> None:
     """Nothing is written of it, and a file of pins adds to it."""
-    settings = dataclasses.replace(SETTINGS, pins=frozenset({"cub"}))
+    settings = dataclasses.replace(SETTINGS, pins=frozenset({"Cub"}))
     pool = Pool(settings, logs_dir=tmp_path, pins_file=tmp_path / "pins.json", clock=clock)
     with pytest.raises(Conflict, match="configuration"):
         pool.pin("cub", is_pinned=False)
