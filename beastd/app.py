@@ -80,6 +80,7 @@ class Daemon:
                 budget_bytes=self._budget_bytes,
                 unload_all=self._service.unload_all,
                 unload=self._service.unload,
+                detach=self._pool.detach,
                 stop=self._asked.set,
             )
         )

@@ -54,6 +54,8 @@ class Desk:
     """Ends the daemon, in order: work under way first."""
     unload: Callable[[ModelName, str | None], Awaitable[None]]
     """Unloads every worker of a model, or of the variant that is named."""
+    detach: Callable[[str], None]
+    """Has workers free a LoRA adapter's file, given its path."""
 
     def resolve(self, name: str) -> Resolved:
         """As the registry's, but a name is needed: nothing is changed by default."""

@@ -30,10 +30,13 @@ async def delete(desk: Desk, request: DeleteRequest) -> dict[str, Any]:
     if asked.variant is None and not asked.adapters:
         await desk.unload(place.name, None)
         return {"removed": place.name.short, "bytes": await asyncio.to_thread(desk.keeper.remove, place.name)}
-    before = desk.store.blobs()
-    await desk.change(place.name, lambda fields: _without(fields, asked))
+    before, model = desk.store.blobs(), desk.registry.get(place.name)
+    changed = await desk.change(place.name, lambda fields: _without(fields, asked))
     freed = before.keys() - desk.store.blobs().keys()
-    await desk.unload(place.name, asked.variant)
+    for path in {it.path for it in model.adapters.values()} - {it.path for it in changed.adapters.values()}:
+        desk.detach(str(path))
+    if asked.variant:
+        await desk.unload(place.name, asked.variant)
     return {"removed": asked.short + str(asked).removeprefix(asked.base), "bytes": sum(before[it] for it in freed)}
 
 
