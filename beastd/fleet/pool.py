@@ -177,9 +177,10 @@ class Pool:
     # --- a request's way ---
 
     def _enter(self, lease: Lease) -> None:
+        if self._fleet.roster.serving(lease.want) is None:  # it is to have memory; a hot one need not wait for a look
+            self._look()
         self._leases[lease.ticket] = lease
         lease.asked_at = self._clock()
-        self._look()
         self._fleet.on_request(lease.ticket, lease.want, lease.asked_at)
         self._arm()
 
