@@ -24,6 +24,8 @@ _STOP_GRACE_S = 3.0
 """For a process that was told to stop."""
 
 _PING_EVERY_S = 2.0
+_READ_BYTES_PER_S = 100e6
+"""A slow disk. A step reads all weights from it that the system has dropped from memory since the last one."""
 
 _log = logging.getLogger(__name__)
 
@@ -35,7 +37,8 @@ class Limits:
     load_s: float
     """While it loads: no progress."""
     hang_s: float
-    """While it serves: no answer to pings, from a loop that answers between any two steps."""
+    """While it serves: no answer to pings, from a loop that answers between any two steps; besides what the reading of
+    its weights may take."""
 
     @property
     def ping_every_s(self) -> float:
@@ -110,14 +113,19 @@ class Worker:
         Silence is counted in pings, not read off a clock: a daemon that was itself stopped blames nobody for it.
         """
         silent_s = 0.0
-        while silent_s < self._limits.hang_s:
+        while silent_s < self._hang_s:
             n_heard = link.n_heard
             link.ping()
             await asyncio.sleep(self._limits.ping_every_s)
             silent_s = silent_s + self._limits.ping_every_s if link.n_heard == n_heard else 0.0
         self._is_hung = True
-        _log.error("%s gave no sign of life for %g s: killing it", self.spec.label, self._limits.hang_s)
+        _log.error("%s gave no sign of life for %g s: killing it", self.spec.label, self._hang_s)
         self._kill()
+
+    @property
+    def _hang_s(self) -> float:
+        """How long it may be silent: a large model that was not asked for a while reads its file again."""
+        return self._limits.hang_s + self.spec.weights.total_bytes / _READ_BYTES_PER_S
 
     @property
     def stats(self) -> ipc.EngineStats:
@@ -245,7 +253,7 @@ class Worker:
     def _outcome(self) -> str:
         """How its process ended, to follow its name in a sentence."""
         if self._is_hung:
-            return f"gave no sign of life for {self._limits.hang_s:g} s and was killed"
+            return f"gave no sign of life for {self._hang_s:g} s and was killed"
         outcome = self._process.outcome() if self._process else "is gone"
         if not self._was_oom_killed:
             return outcome
