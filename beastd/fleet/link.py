@@ -79,7 +79,7 @@ class Link:
                     if isinstance(message, ipc.Ready) or message.fraction > done:
                         return message
         except TimeoutError:
-            raise LinkStalled(f"no progress for {timeout_s:g} s, at {done:.0%} of the load") from None
+            raise LinkStalled(f"no progress for {timeout_s:.3g} s, at {done:.0%} of the load") from None
 
     # --- the answers ---
 

@@ -154,6 +154,26 @@ async def test_a_worker_may_be_silent_while_it_reads_its_weights_again(
     assert "for 0.115 s" in str(link.failure)
 
 
+async def test_a_load_is_given_time_to_read_its_weights(
+    spec: Callable[..., WorkerSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mapped file is read in the warm-up, when no progress is told."""
+    limits: list[float] = []
+
+    class Reading:
+        async def load(self, _frame: ipc.Load, limit_s: float, _on_progress: object) -> ipc.Ready:
+            limits.append(limit_s)
+            return READY
+
+    async def connect() -> Reading:
+        return Reading()
+
+    worker = Worker(spec(gb=40), tmp_path / "worker.log", LIMITS)
+    monkeypatch.setattr(worker, "_connect", connect)
+    assert await worker.load() == READY
+    assert limits == [60 + 300]
+
+
 async def test_a_worker_that_answers_lives(spec: Callable[..., WorkerSpec], tmp_path: Path) -> None:
     """However many pings it takes, and its end is its own."""
     link = FakeLink(n_answers=math.inf)
