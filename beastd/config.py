@@ -74,9 +74,10 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     queue: Annotated[int, Meta(ge=0)] = 512
     """Most requests that may wait."""
     hang_timeout_s: Annotated[float, Meta(gt=0)] = 60.0
-    """A worker whose loop gives no sign of life for so long is killed, and replaced at the next request."""
+    """A worker whose loop gives no sign of life for so long, and for as long as a slow disk (100 MB/s) takes to read
+    its weights, is killed, and replaced at the next request."""
     load_timeout_s: Annotated[float, Meta(gt=0)] = 120.0
-    """A load that makes no progress for so long is given up."""
+    """A load that makes no progress for so long, and as long as its weights take to read, is given up."""
     drain_s: Annotated[float, Meta(ge=0)] = 30.0
     """Time that running answers get at shutdown."""
     tcp: list[str] = []

@@ -24,14 +24,14 @@ from beastd.contract import (
     Piece,
     Waiting,
 )
-from beastd.errors import BadModel, BadRequest, BeastError, Conflict, Unsupported
+from beastd.errors import BadModel, BadRequest, BeastError, Conflict, ModelNotFound, Unsupported
 from beastd.fleet.pool import Pool
 from beastd.fleet.status import FleetStatus, WorkerStatus
 from beastd.registry.facts import Facts
 from beastd.registry.header import Header
 from beastd.registry.modelfile import Fields
 from beastd.registry.models import Listing, Model, Resolved, Variant
-from beastd.registry.names import AdapterName, ModelName
+from beastd.registry.names import AdapterName, ModelName, parse_name
 from beastd.registry.registry import Registry
 from beastd.wants import Wants
 
@@ -154,9 +154,17 @@ class Service:
     async def pin(self, name: str, *, is_pinned: bool) -> str:
         """Have a model, or the variant that is named, never leave memory once it is loaded; or let it. Its full name.
 
-        Raises ModelNotFound for a model to be pinned; Conflict where its modelfile or the configuration pins it.
+        Raises ModelNotFound or BadModel for a model that cannot be used, unless it was pinned and is to be let go;
+        Conflict where its modelfile or the configuration pins it.
         """
-        resolved = self._registry.resolve(name, self._config.default_model)
+        try:
+            resolved = self._registry.resolve(name, self._config.default_model)
+        except (ModelNotFound, BadModel):
+            whole = self._registry.with_hub_tag(parse_name(name)).whole
+            if is_pinned or whole.lower() not in self._pool.snapshot().pins:
+                raise
+            self._pool.pin(whole, is_pinned=False)  # it went, or broke, after it was pinned
+            return whole
         if not is_pinned and resolved.model.fields.pinned:
             raise Conflict(f"{resolved.model.name} is pinned by its modelfile: `beast edit` takes `pinned` out there")
         self._pool.pin(resolved.name.whole, is_pinned=is_pinned)
@@ -169,9 +177,9 @@ class Service:
                 await self._pool.unload(status.id)
 
     async def unload_all(self) -> bool:
-        """Unload every model; False, and nothing is unloaded, when one is in use or loading."""
+        """Unload every model; False, and nothing is unloaded, when one is in use, loading or changing."""
         workers = self._pool.snapshot().workers
-        if any(status.n_leases or status.state == "loading" for status in workers):
+        if any(status.n_leases or status.state in {"loading", "changing"} for status in workers):
             return False
         for status in workers:
             await self._pool.unload(status.id, even_pinned=True)

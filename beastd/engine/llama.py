@@ -179,6 +179,7 @@ class Llama:
         self.load = load
         """What it is, or after an error was to be."""
         self._log.errors.clear()
+        self._log.is_quiet = False
         self.n_threads = load.settings.n_threads or default_threads()
         self.n_ctx = load.settings.n_ctx
         self.n_parallel = load.settings.n_parallel
@@ -471,7 +472,8 @@ class Llama:
             return
         if any(path in leaving for path, _ in self._adapters):
             self.use_adapters(())
-        lib.llama_synchronize(self._ctx)  # on a GPU a step without logits may still be computing
+        if self._ctx:  # else it sleeps
+            lib.llama_synchronize(self._ctx)  # on a GPU a step without logits may still be computing
         for path in leaving:
             lib.llama_adapter_lora_free(self._loras.pop(path))
 

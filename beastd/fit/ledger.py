@@ -25,6 +25,8 @@ from beastd.tool import Report
 from beastd.toolorders import Outcome, SimulateCase, Simulated, SimulateOrder
 
 TOOL = "beastd.engine.simulate"
+LIMIT_S = 60.0
+"""For a simulation, which takes a second or two: every cold load waits for its turn."""
 _THAT_MATTER = ("n_ctx", "n_parallel", "n_batch", "n_ubatch", "n_gpu_layers", "flash_attn", "kv_type", "kv_layout")
 """Fields of LoadSettings that change what is taken."""
 
@@ -107,7 +109,11 @@ class Ledger:
             cases=[SimulateCase(paths=list(it.paths), label=it.label, settings=it.settings) for it in cases]
         )
         try:
-            result = msgspec.convert(await self._run(TOOL, order, lambda _: None, self._log_file), Simulated)
+            async with asyncio.timeout(LIMIT_S):
+                result = msgspec.convert(await self._run(TOOL, order, lambda _: None, self._log_file), Simulated)
+        except TimeoutError:
+            failure = Failure(ToolFailed.code, f"the simulation did not end within {LIMIT_S:g} s")
+            return [Outcome(failure=failure) for _ in cases]
         except ToolFailed as e:
             if len(cases) > 1:
                 return [outcome for case in cases for outcome in await self._simulated([case])]

@@ -79,6 +79,8 @@ class Fleet:
         deadlines = [self._next_end(entry) for entry in self.roster]
         if any(self.roster.higher(entry) for entry in self.roster):
             deadlines.append(self._step_up_at)
+        if self.line.n_waiting:  # it may be for a worker that held still to make room
+            deadlines += [entry.hold_still_until for entry in self.roster if entry.hold_still_until > self._now]
         return min((at for at in deadlines if at < math.inf), default=None)
 
     # --- requests ---
@@ -202,8 +204,11 @@ class Fleet:
         self._now = now
         entry = self.roster.get(id_)
         if entry is not None and entry.state is State.READY:
+            has_shrunk = not entry.holds.fits_in(holds)
             entry.holds = holds
             self._relieve()
+            if has_shrunk:
+                self._serve_line()
 
     # --- people and time ---
 
@@ -240,6 +245,7 @@ class Fleet:
         if self._step_up_at <= now:
             self._step_up_at = now + STEP_UP_AFTER_S
             self._step_up()
+        self._serve_line()
 
     def on_close(self, error: BeastError, now: float) -> None:
         """Everything ends: who waits is refused with this error, as is who comes later, and every worker stops."""
@@ -292,9 +298,10 @@ class Fleet:
     def _impossible(self, want: Want) -> DoesNotFit | None:
         """Why no waiting would help; None if it would."""
         room, pinned = self.roster.room_for(want)
-        if want.rungs[-1].need.fits_in(room):
+        smallest = self.roster.smallest(want)
+        if smallest.need.fits_in(room):
             return None
-        return refusals.does_not_fit(want.rungs[-1], self.roster.budget, pinned)
+        return refusals.does_not_fit(smallest, self.roster.budget, pinned)
 
     def _resting(self, spec: WorkerSpec) -> Failure | None:
         """The failure that speaks against trying this now: of a load, or of a loaded worker's change."""
@@ -333,9 +340,7 @@ class Fleet:
                 for ticket, want in claim.tickets.items():
                     self._seat(ticket, want, entry)
                 continue
-            if error := self._impossible(claim.want):  # the budget has shrunk, or another model was pinned
-                self.line.take(claim)
-                self._refuse_all(claim.tickets, error)
+            if self._impossible(claim.want) and self._refuse_impossible(claim):
                 continue
             can_try = not blocked or self._may_pass(claim, blocked, promised)
             coming = self._try_advance(claim, promised) if can_try else None
@@ -344,10 +349,19 @@ class Fleet:
             else:
                 promised = promised + coming
 
+    def _refuse_impossible(self, claim: Claim) -> bool:
+        """Refuse who cannot be answered since the budget shrank or another model was pinned; whether that is all."""
+        for ticket, want in tuple(claim.tickets.items()):
+            if error := self._impossible(want):
+                self.line.leave(ticket, claim)
+                self._refuse(ticket, error)
+        return not claim.tickets
+
     def _may_pass(self, claim: Claim, blocked: list[Claim], promised: Footprint) -> bool:
         """Whether this load fits beside all those that wait before it and those that have passed them already."""
         passed = [it.holds for it in self.roster if it.order > blocked[0].order and it.state is not State.STOPPING]
-        waiting = [other.want.best.need for other in blocked]
+        # The same worker, made better, is what one that waits for another variant of the model gets.
+        waiting = [other.want.best.need for other in blocked if claim.want.rung(other.want.best.key) is None]
         beside = sum([*passed, *waiting], promised)
         return (beside + claim.want.best.need).fits_in(self.roster.budget)
 
@@ -356,8 +370,10 @@ class Fleet:
         entry = self.roster.convertible(claim.want)
         if entry is None:
             return self._try_load(claim, promised)
-        is_free = entry.state is State.READY and not entry.is_unloading
-        return self._try_convert(claim, entry, promised) if is_free else None
+        if entry.state is not State.READY or entry.is_unloading:
+            return None
+        coming = self._try_convert(claim, entry, promised)
+        return self._try_replace(claim, entry, promised) if coming is None and entry.is_idle else coming
 
     def _try_convert(self, claim: Claim, entry: Entry, promised: Footprint) -> Footprint | None:
         plan_for = self.roster.planner(self._now, promised=promised, but=entry)
@@ -375,6 +391,16 @@ class Fleet:
                 self._make_room(plan, spec)
                 return more
         return None
+
+    def _try_replace(self, claim: Claim, entry: Entry, promised: Footprint) -> Footprint | None:
+        """Stop an idle worker that cannot change in place for what it holds beyond what was computed of it."""
+        spec = self.roster.conversions(claim.want, entry)[-1]
+        plan = self.roster.planner(self._now, promised=promised, but=entry)(spec.need - entry.holds)
+        if plan.verdict is Verdict.WAIT:
+            return None
+        self._note("evict", entry.spec, f"{spec.label} needs {spec.need}, and it holds {entry.holds}")
+        self._stop(entry)
+        return spec.need
 
     def _try_load(self, claim: Claim, promised: Footprint) -> Footprint | None:
         """Start a worker, in the best variant for which nobody must leave, else in the smallest."""
@@ -515,7 +541,9 @@ def _change_of(spec: WorkerSpec) -> str:
 def _smaller(entry: Entry) -> Want | None:
     """What may be tried after a load ran out of memory: fewer sequences at once, then a smaller variant."""
     spec = entry.spec
-    lower = tuple(rung for rung in entry.ladder if rung.weights.total_bytes < spec.weights.total_bytes)
+    smaller = (rung for rung in entry.ladder if rung.weights.total_bytes < spec.weights.total_bytes)
+    # The ladder may be of a request that needs less context than others.
+    lower = tuple(it if it.settings.n_ctx >= spec.settings.n_ctx else it.shaped_as(spec) for it in smaller)
     if spec.has_auto_parallel and spec.settings.n_parallel > 1:
         return Want((spec.with_parallel(spec.settings.n_parallel // 2), *lower))
     return Want(lower) if lower else None

@@ -9,10 +9,13 @@ from beastd.fleet.spec import Want
 
 
 class Line:
-    """Claims by the best variant they ask for; one that asks for a model in line already joins it there."""
+    """Claims by the variants they take; one that asks for what is in line already joins it there.
+
+    Who insists on a variant has a place of its own, where nobody waits for it who could have a smaller one now.
+    """
 
     def __init__(self) -> None:
-        self._claims: dict[str, Claim] = {}
+        self._claims: dict[tuple[str, ...], Claim] = {}
 
     def __iter__(self) -> Iterator[Claim]:
         """The claims of this moment, next first."""
@@ -25,10 +28,9 @@ class Line:
 
     def add(self, ticket: Ticket, want: Want, order: int) -> Claim:
         """Give a request its model's place, or one by its order."""
-        key = want.best.key
-        claim = self._claims.setdefault(key, Claim(want, order, {}))
-        claim.want = claim.want.met_by(want)
+        claim = self._claims.setdefault(want.keys, Claim(want, order, {}))
         claim.tickets[ticket] = want
+        claim.want = _largest(claim)
         if order < claim.order or len(claim.tickets) == 1:
             claim.order = order
             self._claims = dict(sorted(self._claims.items(), key=lambda item: item[1].order))
@@ -36,12 +38,14 @@ class Line:
 
     def take(self, claim: Claim) -> None:
         """The claim is served."""
-        del self._claims[claim.want.best.key]
+        del self._claims[claim.want.keys]
 
     def leave(self, ticket: Ticket, claim: Claim) -> None:
         """A request waits no longer; the last one takes its place with it."""
         del claim.tickets[ticket]
-        if not claim.tickets:
+        if claim.tickets:
+            claim.want = _largest(claim)
+        else:
             self.take(claim)
 
     def clear(self) -> list[Claim]:
@@ -54,3 +58,8 @@ class Line:
         """The request's place: 1 is next."""
         n_before = sum(len(other.tickets) for other in self._claims.values() if other.order < claim.order)
         return n_before + list(claim.tickets).index(ticket) + 1
+
+
+def _largest(claim: Claim) -> Want:
+    """What answers all at a place: the request of the most context."""
+    return max(claim.tickets.values(), key=lambda want: want.n_ctx)

@@ -79,7 +79,7 @@ class Link:
                     if isinstance(message, ipc.Ready) or message.fraction > done:
                         return message
         except TimeoutError:
-            raise LinkStalled(f"no progress for {timeout_s:g} s, at {done:.0%} of the load") from None
+            raise LinkStalled(f"no progress for {timeout_s:.3g} s, at {done:.0%} of the load") from None
 
     # --- the answers ---
 
@@ -97,7 +97,7 @@ class Link:
             elif isinstance(message, ipc.Pong):
                 self.stats = message.stats
             elif isinstance(message, ipc.Reshaped) and self._reshaped and not self._reshaped.done():
-                # What it said before is not true any more.
+                # What it said before the change would be taken for what it holds now.
                 self.stats = msgspec.structs.replace(self.stats, resident_bytes=message.ready.resident_bytes)
                 self._reshaped.set_result(message)
             elif not isinstance(message, ipc.Progress):

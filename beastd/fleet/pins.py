@@ -20,7 +20,8 @@ class Pins:
 
     def change(self, name: str, *, is_pinned: bool) -> None:
         """Add or remove a name, for good."""
-        self.names = self.names | {name} if is_pinned else self.names - {name}
+        others = frozenset(it for it in self.names if it.lower() != name.lower())
+        self.names = others | {name} if is_pinned else others
         write_atomically(self._file, json.dumps(sorted(self.names)).encode())
 
 

@@ -123,7 +123,7 @@ class Pool:
 
         Raises Conflict for a model that the configuration pins, when it is to be let go.
         """
-        if not is_pinned and name in self._settings.pins:
+        if not is_pinned and name.lower() in {pin.lower() for pin in self._settings.pins}:
             raise Conflict(f"{name} is pinned by the configuration: take it out of `pin` there")
         self._pins.change(name, is_pinned=is_pinned)
         self._fleet.on_pins(self._settings.pins | self._pins.names, self._clock())
@@ -177,9 +177,10 @@ class Pool:
     # --- a request's way ---
 
     def _enter(self, lease: Lease) -> None:
+        if self._fleet.roster.serving(lease.want) is None:  # it is to have memory; a hot one need not wait for a look
+            self._look()
         self._leases[lease.ticket] = lease
         lease.asked_at = self._clock()
-        self._look()
         self._fleet.on_request(lease.ticket, lease.want, lease.asked_at)
         self._arm()
 
@@ -266,7 +267,7 @@ class Pool:
         room_bytes = int((memory.available_ram_bytes() + ours) * ROOM_SHARE)
         budget = self._settings.budget()
         self._fleet.on_budget(Footprint({**budget, RAM: min(budget[RAM], room_bytes)}), self._clock())
-        for id_, life in self._lives.items():
+        for id_, life in tuple(self._lives.items()):
             entry = self._fleet.roster.get(id_)
             if entry and entry.state is State.READY and life.worker.stats.resident_bytes:
                 holds = self._holds(entry.shape, life.worker.ready, life.worker.stats.resident_bytes)

@@ -73,7 +73,7 @@ class Roster:
         stepped_down = (
             entry
             for entry in self
-            if entry.state is State.READY and any(rung.key == want.best.key for rung in entry.higher_rungs())
+            if entry.state is State.READY and any(rung.key == want.best.key for rung in self._better(entry))
         )
         found = (entry for entry in (*own, *stepped_down) if entry and entry.state is not State.STOPPING)
         return next(found, None)
@@ -103,7 +103,11 @@ class Roster:
 
     def higher(self, entry: Entry) -> list[WorkerSpec]:
         """Better variants that it may step up to, the best first."""
-        return [rung for rung in entry.higher_rungs() if self.by_key(rung.key) is None]
+        return [rung for rung in self._better(entry) if self.by_key(rung.key) is None]
+
+    def _better(self, entry: Entry) -> list[WorkerSpec]:
+        """Better variants that its users and its pin allow."""
+        return [] if self.is_variant_pinned(entry.spec) else entry.higher_rungs()
 
     def tenant(self, entry: Entry, now: float) -> policy.Tenant:
         """The worker as the policy sees it."""
@@ -148,6 +152,11 @@ class Roster:
         """The workers that could leave now, in the order in which they would have to."""
         tenants = [self.tenant(entry, now) for entry in self]
         return [it.id for it in sorted(tenants, key=self._rank) if it.can_leave]  # type: ignore[arg-type]
+
+    def smallest(self, want: Want) -> WorkerSpec:
+        """What the request could be answered by at the least: no other stands in for a variant that is pinned."""
+        pinned = (rung for rung in want.rungs if self.is_variant_pinned(rung) and self.by_key(rung.key))
+        return next(pinned, want.rungs[-1])
 
     def room_for(self, want: Want) -> tuple[Footprint, list[str]]:
         """What could ever be had for the request, and the pinned models that hold the rest."""

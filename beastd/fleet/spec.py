@@ -82,12 +82,11 @@ class Want:
         """Tokens the request may need."""
         return self.best.settings.n_ctx
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Of the rungs, the best first."""
+        return tuple(rung.key for rung in self.rungs)
+
     def rung(self, key: str) -> WorkerSpec | None:
         """The rung of this key."""
         return next((rung for rung in self.rungs if rung.key == key), None)
-
-    def met_by(self, other: Want) -> Want:
-        """What answers both: the rungs both have, with the settings of the one that needs more context."""
-        larger, keys = (self, other) if self.n_ctx >= other.n_ctx else (other, self)
-        common = tuple(rung for rung in larger.rungs if keys.rung(rung.key))
-        return Want(common)

@@ -24,13 +24,15 @@ _STOP_GRACE_S = 3.0
 """For a process that was told to stop."""
 
 _PING_EVERY_S = 2.0
+_READ_BYTES_PER_S = 100e6
+"""A slow disk. A step reads all weights from it that the system has dropped from memory since the last one."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How long a worker may give no sign of life, in seconds."""
+    """How long a worker may give no sign of life, in seconds, besides what the reading of its weights may take."""
 
     load_s: float
     """While it loads: no progress."""
@@ -79,7 +81,9 @@ class Worker:
         """
         try:
             link = await self._connect()
-            self.ready = await link.load(_load_frame(self.spec), self._limits.load_s, self._on_progress)
+            # A mapped file is read when the model is warmed up, which tells of no progress.
+            limit_s = self._limits.load_s + self._reading_s
+            self.ready = await link.load(_load_frame(self.spec), limit_s, self._on_progress)
         except Exception as cause:
             await self._end(is_hopeless=isinstance(cause, LinkStalled | LinkBroken))
             raise self._load_error(cause) from cause
@@ -110,14 +114,23 @@ class Worker:
         Silence is counted in pings, not read off a clock: a daemon that was itself stopped blames nobody for it.
         """
         silent_s = 0.0
-        while silent_s < self._limits.hang_s:
+        while silent_s < self._hang_s:
             n_heard = link.n_heard
             link.ping()
             await asyncio.sleep(self._limits.ping_every_s)
             silent_s = silent_s + self._limits.ping_every_s if link.n_heard == n_heard else 0.0
         self._is_hung = True
-        _log.error("%s gave no sign of life for %g s: killing it", self.spec.label, self._limits.hang_s)
+        _log.error("%s gave no sign of life for %.3g s: killing it", self.spec.label, self._hang_s)
         self._kill()
+
+    @property
+    def _hang_s(self) -> float:
+        """How long it may be silent: a large model that was not asked for a while reads its file again."""
+        return self._limits.hang_s + self._reading_s
+
+    @property
+    def _reading_s(self) -> float:
+        return self.spec.weights.total_bytes / _READ_BYTES_PER_S
 
     @property
     def stats(self) -> ipc.EngineStats:
@@ -245,7 +258,7 @@ class Worker:
     def _outcome(self) -> str:
         """How its process ended, to follow its name in a sentence."""
         if self._is_hung:
-            return f"gave no sign of life for {self._limits.hang_s:g} s and was killed"
+            return f"gave no sign of life for {self._hang_s:.3g} s and was killed"
         outcome = self._process.outcome() if self._process else "is gone"
         if not self._was_oom_killed:
             return outcome

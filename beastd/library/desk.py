@@ -55,7 +55,7 @@ class Desk:
     unload: Callable[[ModelName, str | None], Awaitable[None]]
     """Unloads every worker of a model, or of the variant that is named."""
     detach: Callable[[str], None]
-    """Has every worker let go of an adapter's file as soon as no answer uses it."""
+    """Has workers free a LoRA adapter's file, given its path."""
 
     def resolve(self, name: str) -> Resolved:
         """As the registry's, but a name is needed: nothing is changed by default."""

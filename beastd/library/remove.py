@@ -20,7 +20,7 @@ from beastd.yamlfile import YamlError, read_text
 
 
 async def delete(desk: Desk, request: DeleteRequest) -> dict[str, Any]:
-    """Unload and remove what the name says; an adapter leaves its loaded base. Returns the reply's fields."""
+    """Unload and remove what the name says. Returns the reply's fields."""
     text = request.model or request.name or ""
     if not text:
         raise BadRequest("a model's name is needed; `beast list` shows those there are")
@@ -30,12 +30,11 @@ async def delete(desk: Desk, request: DeleteRequest) -> dict[str, Any]:
     if asked.variant is None and not asked.adapters:
         await desk.unload(place.name, None)
         return {"removed": place.name.short, "bytes": await asyncio.to_thread(desk.keeper.remove, place.name)}
-    before = desk.store.blobs()
-    model = desk.registry.get(place.name)
-    await desk.change(place.name, lambda fields: _without(fields, asked))
+    before, model = desk.store.blobs(), desk.registry.get(place.name)
+    changed = await desk.change(place.name, lambda fields: _without(fields, asked))
     freed = before.keys() - desk.store.blobs().keys()
-    for adapter in asked.adapters:
-        desk.detach(str(model.adapters[spelled_part(asked, "adapter", adapter.name, model.adapters)].path))
+    for path in {it.path for it in model.adapters.values()} - {it.path for it in changed.adapters.values()}:
+        desk.detach(str(path))
     if asked.variant:
         await desk.unload(place.name, asked.variant)
     return {"removed": asked.short + str(asked).removeprefix(asked.base), "bytes": sum(before[it] for it in freed)}

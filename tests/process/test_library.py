@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -262,6 +264,32 @@ def test_an_adapter_is_added_checked_and_removed(daemon, tmp_path):
     delete(daemon, "wolf+sea")
     assert [it["name"] for it in tag(daemon, "wolf:latest")["adapters"]] == ["pirate"]
     delete(daemon, "wolf")
+
+
+def test_a_removed_adapter_leaves_its_model_loaded(daemon):
+    """The worker gives up the adapter alone, and its model answers on."""
+    post(daemon, "/api/copy", {"source": "cub", "destination": "wolf"})
+    body = {"name": "sea", "source": str(LORA), "base": "wolf", "copy": True, "stream": False}
+    post(daemon, "/api/adapters", body)
+    answer(daemon, "wolf@q2_k+sea", keep_alive=60)
+    (before,) = daemon.get("/api/fleet")["workers"]
+    delete(daemon, "wolf+sea")
+    answer(daemon, "wolf@q2_k", keep_alive=60)
+    (after,) = daemon.get("/api/fleet")["workers"]
+    assert after["pid"] == before["pid"]
+    assert eventually(lambda: n_adapters(daemon) == 0)
+    delete(daemon, "wolf")
+
+
+def n_adapters(daemon: RunningDaemon) -> int:
+    return sum(worker["stats"]["n_adapters"] for worker in daemon.get("/api/fleet")["workers"])
+
+
+def eventually(condition: Callable[[], object], limit_s: float = 30) -> bool:
+    give_up = time.monotonic() + limit_s
+    while not condition() and time.monotonic() < give_up:
+        time.sleep(0.05)
+    return bool(condition())
 
 
 def test_a_modelfile_is_edited_whole_or_not_at_all(daemon):

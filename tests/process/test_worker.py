@@ -165,7 +165,7 @@ async def test_a_load_that_hangs_is_given_up(make_pool: Callable[..., Pool]) -> 
     request = asyncio.create_task(answer(pool))
     pid = await pid_of_load(pool)
     os.kill(pid, signal.SIGSTOP)
-    with pytest.raises(LoadTimeout, match=r"no progress for 0\.5 s"):
+    with pytest.raises(LoadTimeout, match=r"no progress for [0-9.]+ s"):
         await request
     assert is_gone(pid)
     assert pool.snapshot().workers == []

@@ -325,6 +325,31 @@ def test_it_sleeps_and_wakes(forge: Forge) -> None:
     assert forge.finals[2].n_cached == 0
 
 
+def test_an_adapter_is_detached_from_a_sleeper(forge: Forge) -> None:
+    """It is freed with no context to take it from, and read again once the model is awake."""
+    pirate = [ipc.Adapter(str(CUB / "cub-pirate-lora-f16.gguf"))]
+    expected = forge.ask("Hello!", id_=1, adapters=pirate)
+    forge.become(load(), is_asleep=True)
+    assert forge.llama.n_adapters == 1
+    forge.inbox.put(ipc.Detach(pirate[0].path))
+    forge.poke()
+    assert forge.llama.n_adapters == 0
+    forge.become(load())
+    assert forge.ask("Hello!", id_=2, adapters=pirate) == expected
+
+
+def test_buffers_are_counted_after_an_adapter_was_detached(forge: Forge) -> None:
+    """A log that was quiet for a change of adapters hears again when it is to tell what a load takes."""
+    before = dict(forge.llama._log.buffer_bytes)
+    pirate = [ipc.Adapter(str(CUB / "cub-pirate-lora-f16.gguf"))]
+    forge.ask("Hello!", id_=1, adapters=pirate)
+    forge.inbox.put(ipc.Detach(pirate[0].path))
+    forge.poke()
+    forge.become(load("q4_k_m"))
+    forge.become(load())
+    assert forge.llama._log.buffer_bytes == before
+
+
 def test_a_request_to_a_sleeper_fails_and_it_can_still_wake(forge: Forge) -> None:
     forge.become(load(), is_asleep=True)
     forge.submit(1, "Hello!")

@@ -16,7 +16,7 @@ from beastd.api.decode import body
 from beastd.api.middleware import errors_as_json, guard, is_local_origin, is_own_host, on_prepare, request_log
 from beastd.api.stream import json_response, ndjson
 from beastd.api.tally import Tally
-from beastd.contract import GenerateRequest
+from beastd.contract import Final, GenerateRequest
 from beastd.errors import EngineFailed, ModelNotFound
 
 PAGE = {"Origin": "https://app.example"}
@@ -29,12 +29,18 @@ StartServer = Callable[[Callable[[web.Request], Awaitable[web.StreamResponse]]],
 
 
 @pytest.fixture
-async def serve() -> AsyncIterator[StartServer]:
+def tally() -> Tally:
+    """What the servers count."""
+    return Tally()
+
+
+@pytest.fixture
+async def serve(tally: Tally) -> AsyncIterator[StartServer]:
     """Start a server whose only resource, /, is the handler given."""
     clients: list[Client] = []
 
     async def start(handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> Client:
-        middlewares = [request_log(Tally()), errors_as_json, guard(["https://app.example"])]
+        middlewares = [request_log(tally), errors_as_json, guard(["https://app.example"])]
         app = web.Application(middlewares=middlewares, client_max_size=MAX_BODY_BYTES)
         app.on_response_prepare.append(on_prepare)
         app.router.add_post("/", handler)
@@ -252,3 +258,17 @@ def test_a_host_is_ours_if_it_can_only_be_this_machine(host: str, is_ours: bool)
 )
 def test_an_origin_is_local_if_its_page_comes_from_this_machine(origin: str, is_local: bool) -> None:
     assert is_local_origin(origin) is is_local
+
+
+async def test_a_model_is_counted_under_one_name(serve: StartServer, tally: Tally) -> None:
+    """However it is spelled and whatever adapters it is asked for with: clients cannot make up labels."""
+    spellings = iter(["cub", "CUB:latest", "cub@q8_0", "cub+pirate*0.125", "cub+pirate*0.126"])
+
+    async def answered(request: web.Request) -> web.StreamResponse:
+        request["model"], request["final"] = next(spellings), Final(reason="stop")
+        return json_response({})
+
+    client = await serve(answered)
+    for _ in range(5):
+        await client.post("/")
+    assert [(model, sum(times.counts)) for model, times in tally.total.items()] == [("cub:latest", 5)]

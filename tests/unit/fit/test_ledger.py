@@ -13,6 +13,7 @@ import pytest
 
 from beastd.contract import RAM, DeviceNeed, Gpu, MemoryNeed, ModelShape
 from beastd.errors import ToolFailed
+from beastd.fit import ledger as ledger_module
 from beastd.fit.ledger import Case, Ledger
 from beastd.fit.needsfile import MAX_NEEDS, NeedsFile
 from beastd.fleet.memory import estimated_need
@@ -96,6 +97,20 @@ async def test_the_same_question_at_the_same_time_is_one_simulation(make, tool):
     assert answers[:8] == [[need(5)]] * 8
     assert sorted(tool.orders) == [["aa"], ["b"]]
     assert tool.n_most == 1
+
+
+async def test_a_simulation_that_does_not_end_is_given_up(tmp_path, monkeypatch):
+    """Else every load that comes after would wait for its turn for ever."""
+    monkeypatch.setattr(ledger_module, "LIMIT_S", 0.01)
+
+    async def hang(*_: object) -> dict[str, Any]:
+        await asyncio.Event().wait()
+        return {}
+
+    ledger = Ledger(tmp_path / "needs.json", tmp_path, hang)
+    assert await ledger.needs([case("a")]) == [estimated_need(SHAPE, LoadSettings())]
+    assert "within 0.01 s" in ledger.why_estimated(case("a")).message
+    assert await asyncio.wait_for(ledger.needs([case("b")]), 60)
 
 
 @pytest.mark.parametrize(

@@ -147,6 +147,33 @@ def test_a_growth_that_waits_for_memory_leaves_its_model_hot(book: Any, want: An
     assert book.outcomes[large] == "cub@q8_0"
 
 
+@pytest.mark.parametrize("is_busy", [False, True])
+def test_a_worker_too_fat_to_grow_in_place_is_loaded_anew(book: Any, want: Any, *, is_busy: bool) -> None:
+    """It holds more than was computed, so that the change has no room beside it and a fresh worker has."""
+    first = book.request(want(gb=4))
+    book.ready("cub", holds_gb=6)
+    if not is_busy:
+        book.release(first, 1e6)
+    book.orders.clear()
+    large = book.request(want(gb=4, n_ctx=24576))  # 9 GB
+    if is_busy:
+        assert book.orders == []
+        book.release(first, 1e6)
+    assert book.orders == [("stop", "cub@q8_0")]
+    book.settle()
+    assert book.orders[1:] == [("start", "cub@q8_0")]
+    assert book.outcomes[large] == "cub@q8_0"
+
+
+def test_a_pinned_worker_too_fat_to_grow_is_loaded_anew(book: Any, want: Any) -> None:
+    """It leaves for itself alone."""
+    first = book.request(want(gb=4, is_pinned=True))
+    book.ready("cub", holds_gb=6)
+    book.release(first, 1e6)
+    large = book.request_and_settle(want(gb=4, is_pinned=True, n_ctx=24576))
+    assert book.outcomes[large] == "cub@q8_0"
+
+
 def test_context_too_large_for_the_budget_leaves_the_worker_alone(book: Any, want: Any) -> None:
     """The one request is refused; the model stays loaded."""
     book.loaded(want(gb=4))

@@ -205,3 +205,14 @@ def test_a_load_that_fails_after_the_close_starts_nothing(book: Any, want: Any, 
     fail(book, "m", error)
     assert book.orders == [("start", "m@v0"), ("stop", "m@v0")]
     assert not book.processes
+
+
+def test_a_smaller_variant_after_a_lack_of_memory_has_the_context_of_all(book: Any, want: Any) -> None:
+    """Though the one who knew of the variant needs less of it."""
+    insisting = book.request(want("m", ladder=(6, 3), pick="v0", n_ctx=4096))
+    tickets = [book.request(want("m", ladder=(6, 3), n_ctx=n_ctx)) for n_ctx in (2048, 4096)]
+    error = OutOfMemory("no room")
+    book.gone("m", "on_load_failed", error)
+    assert book.outcomes[insisting] is error
+    book.settle()
+    assert [book.outcomes[ticket] for ticket in tickets] == ["m@v1"] * 2

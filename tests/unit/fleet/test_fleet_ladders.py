@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from beastd.errors import CoolingDown, LoadFailed
+from beastd.errors import CoolingDown, DoesNotFit, LoadFailed
 from beastd.fleet.fleet import STEP_UP_AFTER_S
 from beastd.fleet.footprint import ram
 
@@ -49,6 +49,23 @@ def test_a_model_starts_smaller_rather_than_wait(book: Any, want: Any) -> None:
     book.request(want("busy", gb=5))
     book.request(want("m", ladder=(6, 4, 2)))
     assert book.orders == [("start", "m@v1")]
+
+
+@pytest.mark.parametrize("is_insisting_first", [True, False])
+def test_a_model_starts_smaller_beside_one_who_insists(book: Any, want: Any, *, is_insisting_first: bool) -> None:
+    """Who insists waits alone, and gets the same worker in its best variant once there is room."""
+    book.loaded(want("busy", gb=6))
+    busy = book.request(want("busy", gb=6))
+    picks = ["v0", ""] if is_insisting_first else ["", "v0"]
+    asked = {pick: book.request(want("m", ladder=(6, 3), pick=pick)) for pick in picks}
+    assert book.orders == [("start", "m@v1")]
+    book.settle()
+    assert book.outcomes[asked[""]] == "m@v1"
+    assert asked["v0"] in book.waiting
+    book.release(busy)
+    book.settle()
+    assert book.orders[1:] == [("stop", "busy@q8_0"), ("step_up", "m@v0")]
+    assert book.outcomes[asked["v0"]] == "m@v0"
 
 
 def test_a_model_starts_smaller_rather_than_have_another_leave(book: Any, want: Any) -> None:
@@ -175,6 +192,15 @@ def test_a_pinned_variant_does_not_step_down(book: Any, want: Any) -> None:
     book.loaded(want("m", ladder=(6, 3)))
     book.request(want("m", ladder=(6, 3)))
     book.request(want("other", gb=5.5))
+    assert book.orders == []
+
+
+def test_more_context_than_a_pinned_variant_may_have_is_refused(book: Any, want: Any) -> None:
+    """The smaller variant that could have it may not stand in."""
+    book.fleet.on_pins(frozenset({"m@v0"}), book.now)
+    book.loaded(want("m", ladder=(6, 3)))
+    asked = book.request(want("m", ladder=(6, 3), n_ctx=16384))  # 10.5 GB, or 8.25
+    assert isinstance(book.outcomes[asked], DoesNotFit)
     assert book.orders == []
 
 
@@ -331,6 +357,18 @@ def test_nobody_steps_up_while_someone_waits(book: Any, want: Any) -> None:
     assert book.fleet.line.n_waiting == 1
     book.tick(book.now + STEP_UP_AFTER_S + 10)
     assert book.orders == []
+
+
+def test_a_pinned_variant_does_not_step_up(book: Any, want: Any) -> None:
+    """Neither by time, nor for who insists on the better one, which is loaded beside it."""
+    leave(book, "other", stepped_down(book, want))
+    book.fleet.on_pins(frozenset({"m@v1"}), book.now)
+    book.orders.clear()
+    book.tick(book.now + STEP_UP_AFTER_S + 10)
+    assert book.orders == []
+    assert book.fleet.next_deadline() is None
+    book.request_and_settle(want("m", ladder=(6, 3), pick="v0"))
+    assert book.orders == [("start", "m@v0")]
 
 
 def test_new_pressure_starts_the_quiet_time_again(book: Any, want: Any) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from beastd.errors import DoesNotFit
+from beastd.errors import DoesNotFit, LoadFailed
 from beastd.fleet import policy
+from beastd.fleet.fleet import HOLD_STILL_S
 from beastd.fleet.footprint import ram
 
 GB = 10**9
@@ -258,6 +259,46 @@ def test_who_waits_for_a_model_that_is_pinned_meanwhile_is_refused(book: Any, wa
     waiter = book.request(want("b", gb=7))
     book.fleet.on_pins(frozenset({"a"}), book.now)
     assert isinstance(book.outcomes[waiter], DoesNotFit)
+
+
+def test_only_those_for_whom_there_is_no_room_any_more_are_refused(book: Any, want: Any) -> None:
+    """Not all who wait for the model, of whom some need less context."""
+    book.loaded(want("busy", gb=6))
+    busy = book.request(want("busy", gb=6))
+    small = book.request(want("m", gb=5))
+    large = book.request(want("m", gb=5, n_ctx=16384))  # 8.75 GB
+    book.fleet.on_budget(ram(8 * GB), book.now)
+    book.fleet.on_budget(ram(8 * GB + 1), book.now)  # the line is looked at
+    assert isinstance(book.outcomes[large], DoesNotFit)
+    assert small in book.waiting
+    book.release(busy, 0.0)
+    book.settle()
+    assert book.outcomes[small] == "m@q8_0"
+
+
+def test_who_waits_for_a_pinned_worker_to_hold_still_no_longer_is_served_then(book: Any, want: Any) -> None:
+    """Time alone brings it on: it could not sleep, and nobody else comes."""
+    book.fleet.on_pins(frozenset({"a"}), book.now)
+    book.loaded(want("a", gb=8))
+    waiting = book.request(want("b", gb=3))
+    book.changed("a", LoadFailed("no"))
+    assert waiting in book.waiting
+    assert book.fleet.next_deadline() == book.now + HOLD_STILL_S
+    book.tick(book.now + HOLD_STILL_S)
+    book.settle()
+    assert book.outcomes[waiting] == "b@q8_0"
+
+
+def test_who_waits_is_served_when_a_worker_turns_out_smaller(book: Any, want: Any) -> None:
+    """Though its answer goes on."""
+    first = book.request(want("a", gb=6))
+    book.ready("a", holds_gb=8)
+    waiting = book.request(want("b", gb=4))
+    assert first in book.held
+    assert waiting in book.waiting
+    book.surplus[book.id_of("a")] = ram(0)
+    book.fleet.on_measured(book.id_of("a"), ram(6 * GB), book.now)
+    assert book.orders[-1] == ("start", "b@q8_0")
 
 
 def test_an_unpinned_model_leaves_when_its_time_was_over(book: Any, want: Any) -> None:

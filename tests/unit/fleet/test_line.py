@@ -51,15 +51,23 @@ def test_who_comes_back_with_an_older_number_takes_its_model_along(want: Any) ->
 
 
 def test_a_place_asks_for_what_answers_all_at_it(want: Any) -> None:
-    """The most context, and only variants that everybody accepts."""
+    """The most context of those who are there."""
     line = Line()
     claim = line.add(1, want("m", ladder=(4, 2, 1), n_ctx=8192), 1)
     line.add(2, want("m", ladder=(4, 2, 1), n_ctx=2048), 2)
     assert [rung.variant for rung in claim.want.rungs] == ["v0", "v1", "v2"]
     assert claim.want.n_ctx == 8192
-    line.add(3, want("m", ladder=(4, 2, 1), pick="v0"), 3)
-    assert [rung.variant for rung in claim.want.rungs] == ["v0"]
-    assert claim.want.n_ctx == 8192
+    line.leave(1, claim)
+    assert claim.want.n_ctx == 2048
+
+
+def test_who_insists_on_a_variant_has_a_place_of_its_own(want: Any) -> None:
+    """Else those who could have a smaller one would wait with it."""
+    line = Line()
+    claim = line.add(1, want("m", ladder=(4, 2, 1)), 1)
+    insisting = line.add(2, want("m", ladder=(4, 2, 1), pick="v0"), 2)
+    assert list(line) == [claim, insisting]
+    assert [rung.variant for rung in claim.want.rungs] == ["v0", "v1", "v2"]
 
 
 def test_the_last_to_leave_takes_the_place_along(want: Any) -> None:

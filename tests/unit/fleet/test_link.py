@@ -270,6 +270,20 @@ async def test_every_frame_is_a_sign_of_life(ends: Ends) -> None:
     assert link.stats == stats
 
 
+async def test_what_it_held_before_a_change_is_forgotten(ends: Ends) -> None:
+    """Nobody takes it for what a sleeping worker holds, until the next answer to a ping."""
+    link, engine = ends
+    reading = asyncio.create_task(link.read_answers())
+    engine.say(ipc.Pong(ipc.EngineStats(n_answer=3, resident_bytes=1000)))
+    changing = asyncio.create_task(link.reshape(LOAD, is_asleep=True))
+    await engine.hear()
+    engine.say(RESHAPED)
+    await changing
+    assert link.stats == ipc.EngineStats(n_answer=3, resident_bytes=READY.resident_bytes)
+    engine.writer.close()
+    await reading
+
+
 async def test_nonsense_is_no_sign_of_life(ends: Ends) -> None:
     """Only what can be understood counts."""
     link, engine = ends

@@ -501,7 +501,7 @@ async def test_what_the_configuration_pins_stays_pinned(
     workers: list[Promise], machine: Machine, clock: Clock, tmp_path: Path
 ) -> None:
     """Nothing is written of it, and a file of pins adds to it."""
-    settings = dataclasses.replace(SETTINGS, pins=frozenset({"cub"}))
+    settings = dataclasses.replace(SETTINGS, pins=frozenset({"Cub"}))
     pool = Pool(settings, logs_dir=tmp_path, pins_file=tmp_path / "pins.json", clock=clock)
     with pytest.raises(Conflict, match="configuration"):
         pool.pin("cub", is_pinned=False)
@@ -574,13 +574,15 @@ async def test_idle_workers_give_way_to_other_programs(
 async def test_what_a_worker_says_it_holds_is_believed(
     pool: Pool, workers: list[Promise], want: Any, machine: Machine
 ) -> None:
-    """Above what was computed; less means that it has not touched all of it yet."""
+    """Above what was computed; less means that it has not touched all of it yet. A hot request does not look."""
     await loaded(pool, workers, want("a", gb=4))
     workers[0].stats = ipc.EngineStats(resident_bytes=5 * GB)
     await loaded(pool, workers, want("b", gb=1))
     assert pool.snapshot().workers[0].n_bytes == 5 * GB
     workers[0].stats = ipc.EngineStats(resident_bytes=GB)
     await use(pool.lease(want("b", gb=1), 60.0), [])
+    assert pool.snapshot().workers[0].n_bytes == 5 * GB
+    await loaded(pool, workers, want("c", gb=1))
     assert pool.snapshot().workers[0].n_bytes == 4 * GB
     await pool.close()
 

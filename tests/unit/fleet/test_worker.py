@@ -125,9 +125,9 @@ class FakeLink:
         self.failure = error
 
 
-def watched(spec: Callable[..., WorkerSpec], tmp_path: Path, link: FakeLink) -> Worker:
-    """A loaded worker over this link, that may be silent for four pings."""
-    worker = Worker(spec(), tmp_path / "worker.log", QUICK)
+def watched(spec: Callable[..., WorkerSpec], tmp_path: Path, link: FakeLink, *, gb: float = 0) -> Worker:
+    """A loaded worker over this link, that may be silent for four pings, and longer if it has weights to read."""
+    worker = Worker(spec(gb=gb), tmp_path / "worker.log", QUICK)
     worker._link = link  # type: ignore[assignment]
     return worker
 
@@ -142,6 +142,36 @@ async def test_a_worker_that_gives_no_sign_of_life_is_ended(
     assert isinstance(link.failure, WorkerDied)
     assert "gave no sign of life for 0.04 s and was killed" in str(link.failure)
     assert "gave no sign of life" in caplog.text
+
+
+async def test_a_worker_may_be_silent_while_it_reads_its_weights_again(
+    spec: Callable[..., WorkerSpec], tmp_path: Path
+) -> None:
+    """The system may have dropped them; 7.5 MB are 0.075 s of a slow disk."""
+    link = FakeLink(n_answers=0)
+    await asyncio.wait_for(watched(spec, tmp_path, link, gb=0.01).serve(), 60)
+    assert link.n_pings == 12
+    assert "for 0.115 s" in str(link.failure)
+
+
+async def test_a_load_is_given_time_to_read_its_weights(
+    spec: Callable[..., WorkerSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mapped file is read in the warm-up, when no progress is told."""
+    limits: list[float] = []
+
+    class Reading:
+        async def load(self, _frame: ipc.Load, limit_s: float, _on_progress: object) -> ipc.Ready:
+            limits.append(limit_s)
+            return READY
+
+    async def connect() -> Reading:
+        return Reading()
+
+    worker = Worker(spec(gb=40), tmp_path / "worker.log", LIMITS)
+    monkeypatch.setattr(worker, "_connect", connect)
+    assert await worker.load() == READY
+    assert limits == [60 + 300]
 
 
 async def test_a_worker_that_answers_lives(spec: Callable[..., WorkerSpec], tmp_path: Path) -> None:
