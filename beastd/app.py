@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import time
+from functools import partial
 from typing import Any
 
 from aiohttp import web
@@ -79,7 +80,7 @@ class Daemon:
                 logs_dir=paths.logs_dir,
                 budget_bytes=self._budget_bytes,
                 unload_all=self._service.unload_all,
-                unload=self._service.unload,
+                unload=partial(self._service.unload, even_pinned=True),  # what is removed cannot stay
                 detach=self._pool.detach,
                 stop=self._asked.set,
             )

@@ -228,7 +228,7 @@ class Waiting(Struct, frozen=True):
 
 
 Answer = Loading | Waiting | Piece | Final
-"""What a generate or chat yields: any Loading and Waiting, then Pieces, then exactly one Final (or an error raised)."""
+"""What a generate or chat yields: any Loading, Waiting and Pieces, then exactly one Final (or an error raised)."""
 
 
 class ModelShape(Struct, frozen=True, kw_only=True):

@@ -170,11 +170,11 @@ class Service:
         self._pool.pin(resolved.name.whole, is_pinned=is_pinned)
         return resolved.name.whole
 
-    async def unload(self, model: ModelName, variant: str | None) -> None:
-        """Unload the named variant, or every loaded variant of the model."""
+    async def unload(self, model: ModelName, variant: str | None, *, even_pinned: bool = False) -> None:
+        """Unload the named variant, or every loaded variant of the model. Raises Conflict for a pinned one."""
         for status in self._pool.snapshot().workers:
             if status.name == str(model) and variant in {None, status.variant}:
-                await self._pool.unload(status.id)
+                await self._pool.unload(status.id, even_pinned=even_pinned)
 
     async def unload_all(self) -> bool:
         """Unload every model; False, and nothing is unloaded, when one is in use, loading or changing."""

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 _PR_SET_PDEATHSIG = 1
 _PROGRESS_EVERY_S = 0.05
-_LOWEST_PRIORITY = 19
+_LOAD_NICENESS = 10
+"""A tenth of a core that a loaded model keeps busy: it hardly notices, and the load still ends."""
 
 
 class Link:
@@ -101,10 +102,10 @@ def _load(order: ipc.Load, link: Link, future: Future[tuple[Engine, Llama]]) -> 
 
 
 def _yield_to_others() -> None:
-    """Give this thread, and those it will start, the lowest priority; Linux keeps one for each thread."""
+    """Let other processes come before this thread and those it will start; Linux keeps a priority for each thread."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads would stay, and are not needed
     if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOAD_NICENESS)
 
 
 def _made(order: ipc.Load, link: Link) -> tuple[Engine, Llama]:

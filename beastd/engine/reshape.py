@@ -13,7 +13,7 @@ from beastd.engine.llama import Llama
 from beastd.engine.memory import give_back, held
 from beastd.engine.scheduler import Scheduler, StepBudget
 from beastd.engine.sequence import Sequence
-from beastd.errors import BeastError, Conflict
+from beastd.errors import BeastError, Conflict, OutOfMemory
 
 MAX_IDLE_BYTES = 256 * 2**20
 """KV of ended sequences that is carried over: what came last, as far as it fits."""
@@ -52,7 +52,11 @@ class Shape:
             return ipc.Reshaped(ready=self.ready, stall_s=0.0, failure=failure)
         start_s = time.monotonic()
         before, was_asleep = self._llama.load, self.is_asleep
-        states = {} if order.is_asleep or was_asleep else self._save()
+        try:
+            states = {} if order.is_asleep or was_asleep else self._save()
+        except MemoryError:
+            failure = ipc.Failure(OutOfMemory.code, f"no memory to carry over the answers of {before.label}; it stays")
+            return ipc.Reshaped(ready=self.ready, stall_s=time.monotonic() - start_s, failure=failure)
         try:
             self._open(order.load, is_asleep=order.is_asleep)
         except BeastError as error:

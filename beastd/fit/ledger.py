@@ -18,7 +18,7 @@ import msgspec
 from beastd.contract import Gpu, MemoryNeed, ModelShape
 from beastd.errors import BeastError, ToolFailed
 from beastd.fit.needsfile import NeedsFile
-from beastd.fleet.memory import estimated_need
+from beastd.fleet.memory import estimated_need, padded_ctx
 from beastd.ipc import Failure, LoadSettings
 from beastd.jobs.process import run_tool
 from beastd.tool import Report
@@ -51,7 +51,8 @@ class Case:
     @property
     def key(self) -> str:
         """The same for all cases that take the same."""
-        return " ".join([self.digest, *(str(getattr(self.settings, name)) for name in _THAT_MATTER)])
+        settings = msgspec.structs.replace(self.settings, n_ctx=padded_ctx(self.settings.n_ctx))
+        return " ".join([self.digest, *(str(getattr(settings, name)) for name in _THAT_MATTER)])
 
 
 class Ledger:

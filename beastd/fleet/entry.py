@@ -65,6 +65,8 @@ class Entry:
     """What it becomes, while it changes."""
     n_killed: int = 0
     """Workers that were killed before it while they loaded for the same requests."""
+    broken: set[str] = field(default_factory=set)
+    """Keys of variants whose file cannot be used: it is not told to become one again."""
     is_unloading: bool = False
     """To stop when its answers have ended."""
     idle_since: float = 0.0
@@ -142,6 +144,7 @@ class Entry:
 
     def _for_all_users(self, rungs: list[WorkerSpec]) -> list[WorkerSpec]:
         """Those of the variants that everybody who uses it takes, in its own shape."""
+        rungs = [rung for rung in rungs if rung.key not in self.broken]
         users = (*self.leases.values(), *self.waiters.values()) if rungs else ()
         return [rung.shaped_as(self.spec) for rung in rungs if all(want.rung(rung.key) for want in users)]
 

@@ -19,7 +19,7 @@ import itertools
 import math
 from collections.abc import Collection, Iterable
 
-from beastd.errors import BeastError, DoesNotFit, OutOfMemory, WorkerDied
+from beastd.errors import BadModel, BeastError, DoesNotFit, OutOfMemory, WorkerDied
 from beastd.fleet import policy, refusals
 from beastd.fleet.cooling import Cooling, Failure
 from beastd.fleet.effects import Effects
@@ -153,6 +153,8 @@ class Fleet:
         assert entry.target, "it was told to change"
         self._note("change_failed", entry.spec, error.message)
         self.cooling.on_failure(_change_of(entry.target.spec), error, now)
+        if isinstance(error, BadModel):
+            entry.broken.add(entry.target.spec.key)
         entry.target, entry.hold_still_until = None, now + HOLD_STILL_S
         self._refuse_all(entry.waiters, error)
         entry.waiters = {}

@@ -27,12 +27,17 @@ _CTX_STEP = 256
 """llama.cpp rounds the cells of a sequence up to this (``llama-context.cpp``)."""
 
 
+def padded_ctx(n_ctx: int) -> int:
+    """Cells of a sequence of so many tokens."""
+    return -(-n_ctx // _CTX_STEP) * _CTX_STEP
+
+
 def kv_bytes(shape: ModelShape, settings: LoadSettings) -> int:
     """Bytes of the KV cache: llama.cpp allocates all of it at load.
 
     Raises KeyError for a kv_type llama.cpp does not have; the configuration has checked it before.
     """
-    cells = -(-settings.n_ctx // _CTX_STEP) * _CTX_STEP * settings.n_parallel
+    cells = padded_ctx(settings.n_ctx) * settings.n_parallel
     return round(cells * shape.kv_elements_per_token * _KV_BYTES_PER_ELEMENT[settings.kv_type])
 
 

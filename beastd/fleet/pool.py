@@ -228,6 +228,10 @@ class Pool:
             reshaped = await worker.reshape(shape.spec, is_asleep=shape.is_asleep)
         except BeastError:
             return  # the process has ended, which _serve reports
+        except Exception:
+            _log.exception("unexpected error while %s changed; it is stopped", shape.spec.label)
+            worker.stop()
+            return
         if reshaped.failure is None:
             _log.info("%s changed in %.2f s", shape.spec.label, reshaped.stall_s)
             holds = self._holds(shape, reshaped.ready, reshaped.ready.resident_bytes)
@@ -257,9 +261,12 @@ class Pool:
         """Look at the memory for ever."""
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
-            if self._lives:
-                self._look()
-                self._arm()
+            try:
+                if self._lives:
+                    self._look()
+                    self._arm()
+            except Exception:
+                _log.exception("unexpected error while looking at the memory")
 
     def _look(self) -> None:
         """Tell the fleet what there is: the configuration's budget, less what other programs took of it."""
