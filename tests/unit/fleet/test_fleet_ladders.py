@@ -444,3 +444,15 @@ def test_a_model_loaded_smaller_by_one_that_insisted_steps_up_for_others(book: A
     assert book.fleet.next_deadline() == asked_at + STEP_UP_AFTER_S
     book.tick(asked_at + STEP_UP_AFTER_S)
     assert book.orders == [("step_up", "m@v0")]
+
+
+def test_a_variant_whose_file_is_broken_is_not_tried_again(book: Any, want: Any) -> None:
+    """Each try would stall the answers of the worker, and end where it began."""
+    leave(book, "other", stepped_down(book, want))
+    book.tick(book.now + STEP_UP_AFTER_S)
+    book.changed("m", BadModel("it ends early"))
+    book.orders.clear()
+    for _ in range(5):
+        book.tick(book.now + STEP_UP_AFTER_S)
+    assert book.orders == []
+    assert book.outcomes[book.request(want("m", ladder=(6, 3)))] == "m@v1"
