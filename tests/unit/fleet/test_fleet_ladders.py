@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from beastd.errors import CoolingDown, DoesNotFit, LoadFailed
+from beastd.errors import BadModel, CoolingDown, DoesNotFit, LoadFailed
 from beastd.fleet.fleet import STEP_UP_AFTER_S
 from beastd.fleet.footprint import ram
 
