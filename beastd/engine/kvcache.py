@@ -91,7 +91,9 @@ class KVCache:
             return None
         slot, n_kept = max(
             ((slot, self._n_reusable(slot, prompt, adapters)) for slot in free),
-            key=lambda found: self._worth(*found, recency=free.index(found[0]) / len(free)),
+            key=lambda found: (
+                self._worth(*found, recency=free.index(found[0]) / len(free)) + self._place_worth(found[0], adapters)
+            ),
         )
         slot.is_busy = True
         slot.adapters = adapters
@@ -116,8 +118,18 @@ class KVCache:
             return 0
         return min(common_prefix(slot.tokens, prompt), len(prompt) - 1)
 
-    def _worth(self, slot: Slot, n_kept: int, *, recency: float) -> float:
+    @staticmethod
+    def _worth(slot: Slot, n_kept: int, *, recency: float) -> float:
         """Tokens saved now, less the tokens thrown away weighted by how likely they are wanted again."""
+        return n_kept - (len(slot.tokens) - n_kept) * recency
+
+    def _place_worth(self, slot: Slot, adapters: AdapterSet) -> float:
+        """What the slot's place is worth: beside a busy one of the same set, else with room for more of the set.
+
+        A step serves one set, so only slots of one set make a run.
+        """
         neighbours = self.slots[max(0, slot.index - 1) : slot.index + 2]
-        bonus = self._run_bonus if any(other.is_busy for other in neighbours) else 0
-        return n_kept - (len(slot.tokens) - n_kept) * recency + bonus
+        if any(other.is_busy and other.adapters == adapters for other in neighbours):
+            return self._run_bonus
+        others = (abs(it.index - slot.index) for it in self.slots if it.is_busy and it.adapters != adapters)
+        return self._run_bonus * min(others, default=0) / len(self.slots)

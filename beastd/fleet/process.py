@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 from beastd.log import readable_label
 
-_ENV = {"GGML_NO_BACKTRACE": "1", "GOMP_SPINCOUNT": "2000", "MALLOC_MMAP_THRESHOLD_": "1048576"}
+WORKER_ENV = {"GGML_NO_BACKTRACE": "1", "GOMP_SPINCOUNT": "2000", "MALLOC_MMAP_THRESHOLD_": "1048576"}
 """Where the daemon's environment does not say otherwise. llama.cpp's aborts would spend seconds in gdb. OpenMP threads
 would spin for milliseconds at each of a token's hundreds of barriers, on cores that other programs need: then a thread
 that was preempted stalls all others, and generation falls to a hundredth of its speed (docs/performance.md). Without a
@@ -59,7 +59,7 @@ class Process:
                 stderr=output,
                 pass_fds=(fd,),
                 process_group=0,
-                env=_ENV | os.environ,
+                env=WORKER_ENV | os.environ,
             )
         return cls(process, log)
 

@@ -16,14 +16,13 @@ import msgspec
 from msgspec import Struct
 
 from beastd.errors import ToolFailed, from_code
+from beastd.fleet.process import WORKER_ENV
 from beastd.tool import Done, Failed, Progress, Report, from_tool
 
 MAX_LINE_BYTES = 2**20
 MAX_LOG_BYTES = 2**20
 N_LOG_LINES = 3
 NO_ENV: Mapping[str, str] = MappingProxyType({})
-_ENV = {"GGML_NO_BACKTRACE": "1", "GOMP_SPINCOUNT": "2000"}
-"""As for workers (``fleet.process``)."""
 
 
 async def run_tool(
@@ -63,7 +62,7 @@ async def _start(module: str, log: Path, env: Mapping[str, str]) -> asyncio.subp
             stderr=output,
             process_group=0,  # in the daemon's session, within which niceness counts (``fleet.process``)
             limit=MAX_LINE_BYTES,
-            env={**_ENV, **os.environ, **env},
+            env={**WORKER_ENV, **os.environ, **env},
         )
 
 

@@ -28,6 +28,7 @@ from loras import variations
 
 from beastd import ipc
 from beastd.contract import Message
+from beastd.fleet.process import WORKER_ENV
 from beastd.registry.registry import BUILTIN_DIR
 
 CUB = BUILTIN_DIR / "cub"
@@ -61,8 +62,9 @@ class Worker:
     def __init__(self, n_parallel: int, n_threads: int, log: Path) -> None:
         ours, theirs = socket.socketpair()
         command = [sys.executable, "-m", "beastd.engine", "--fd", str(theirs.fileno())]
+        env = WORKER_ENV | os.environ
         with log.open("w") as errors:
-            self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stderr=errors)
+            self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stderr=errors, env=env)
         theirs.close()
         self._socket, self._lines = ours, ours.makefile("rb")
         self._n_asked = 0

@@ -25,6 +25,7 @@ from toolrun import run_tool
 
 from beastd import ipc
 from beastd.contract import MemoryNeed
+from beastd.fleet.process import WORKER_ENV
 from beastd.registry.gguf import read_shards, shard_paths
 from beastd.tool import Done
 from beastd.toolorders import SimulateCase, Simulated, SimulateOrder
@@ -40,7 +41,7 @@ class Worker:
     def __init__(self, case: SimulateCase) -> None:
         ours, its = socket.socketpair()
         command = [sys.executable, "-P", "-m", "beastd.engine", "--fd", str(its.fileno())]
-        env = {"GOMP_SPINCOUNT": "2000", **os.environ}  # as the daemon starts it: it crawls on a busy machine else
+        env = WORKER_ENV | os.environ
         self._process = subprocess.Popen(command, pass_fds=[its.fileno()], stderr=subprocess.DEVNULL, env=env)
         its.close()
         self._socket, self._lines = ours, ours.makefile("rb")
