@@ -97,8 +97,6 @@ class Link:
             elif isinstance(message, ipc.Pong):
                 self.stats = message.stats
             elif isinstance(message, ipc.Reshaped) and self._reshaped and not self._reshaped.done():
-                # What the last Pong said was true of its former shape.
-                self.stats = msgspec.structs.replace(self.stats, resident_bytes=message.ready.resident_bytes)
                 self._reshaped.set_result(message)
             elif not isinstance(message, ipc.Progress):
                 raise LinkBroken(f"a {type(message).__name__} frame when none was due")

@@ -219,19 +219,6 @@ async def test_a_change_returns_what_the_worker_has_become(ends: Ends) -> None:
     await reading
 
 
-async def test_what_was_said_of_the_memory_before_a_change_is_not_believed_after_it(ends: Ends) -> None:
-    """A worker that has just fallen asleep holds what it says now, whatever it said while it was awake."""
-    link, engine = ends
-    reading = asyncio.create_task(link.read_answers())
-    changing = asyncio.create_task(link.reshape(LOAD, is_asleep=True))
-    await engine.hear()
-    engine.say(ipc.Pong(ipc.EngineStats(resident_bytes=1000, n_steps=7)), RESHAPED)
-    await changing
-    assert (link.stats.resident_bytes, link.stats.n_steps) == (READY.resident_bytes, 7)
-    engine.writer.close()
-    await reading
-
-
 async def test_a_change_that_fails_is_an_answer(ends: Ends) -> None:
     """It says what the worker still is; a second change can follow it."""
     link, engine = ends
