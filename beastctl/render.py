@@ -9,6 +9,8 @@ from typing import Any, TextIO
 
 MIN_COLUMN = 8
 """Cells that a column of a table keeps, however narrow the terminal."""
+MIN_PROSE = 30
+"""Cells that sentences beside a table take at least; with fewer they stand below their row."""
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 _SPANS = ((86400.0, "day"), (3600.0, "hour"), (60.0, "minute"), (1.0, "second"))
 # C0 and C1 control characters and DEL become their pictures: a model must not send escape codes to a terminal.
@@ -121,6 +123,27 @@ def table(
     padded = [[_padded(clip(row[i], n), n) for i, n in widths.items()] for row in lines]
     joined = ["   ".join(row).rstrip() for row in padded]
     return "\n".join(clip(line, width) if width else line for line in joined)
+
+
+def prose_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, width: int | None = None) -> str:
+    """A table whose last column holds sentences: with ``width`` they are wrapped, not cut off."""
+    lines = table(header[:-1], [row[:-1] for row in rows], width=width).split("\n")
+    left = max(map(cells, lines)) + 3
+    is_beside = width is None or width - left >= MIN_PROSE
+    texts = [visible(row[-1]) for row in (header, *rows)]
+    if is_beside:
+        return "\n".join(_beside(line, text, left, width) for line, text in zip(lines, texts, strict=True))
+    return "\n".join(
+        part for line, text in zip(lines, texts, strict=True) for part in (line, _beside("", text, 4, width))
+    )
+
+
+def _beside(line: str, text: str, left: int, width: int | None) -> str:
+    """A line, and from column ``left`` on a text, wrapped there."""
+    from textwrap import wrap
+
+    first, *rest = wrap(text, max(width - left, 1)) if width and text else [text]
+    return "\n".join([_padded(line, left) + first, *(" " * left + it for it in rest)]).rstrip()
 
 
 def _n_over(widths: Mapping[int, int], width: int | None) -> int:

@@ -91,7 +91,7 @@ def _waiting(claims: list[dict[str, Any]]) -> str:
         )
         for it in claims
     ]
-    return render.table(WAITING_HEADER, rows, elastic=(3,), width=render.terminal_width(sys.stdout))
+    return render.prose_table(WAITING_HEADER, rows, width=render.terminal_width(sys.stdout))
 
 
 def _explained(fleet: dict[str, Any]) -> list[str]:
@@ -106,7 +106,7 @@ def _explained(fleet: dict[str, Any]) -> list[str]:
     if fleet["decisions"]:
         rows = [(_ago(it["at"]), it["act"], it["subject"], it["why"]) for it in fleet["decisions"][-N_DECISIONS:]]
         header = ("WHEN", "WHAT", "MODEL", "WHY")
-        parts.append(render.table(header, rows, elastic=(3,), width=width))
+        parts.append(render.prose_table(header, rows, width=width))
     return [render.visible(part) for part in parts]
 
 

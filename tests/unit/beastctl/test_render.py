@@ -100,6 +100,28 @@ def test_spare_columns_are_left_out_of_a_narrow_table() -> None:
     assert narrowest.splitlines() == ["NAME        UNTIL", "a-long-n…   never"]
 
 
+def test_sentences_in_a_table_are_wrapped() -> None:
+    """Beside their row where there is room, else below it; none of their words is lost."""
+    header, rows = ("MODEL", "WHY"), [("bear", "nobody came for it in the last five minutes"), ("cub", "told to")]
+    assert render.prose_table(header, rows).splitlines()[1:] == [
+        "bear    nobody came for it in the last five minutes",
+        "cub     told to",
+    ]
+    assert render.prose_table(header, rows, width=40).splitlines() == [
+        "MODEL   WHY",
+        "bear    nobody came for it in the last",
+        "        five minutes",
+        "cub     told to",
+    ]
+    assert render.prose_table(header, rows, width=30).splitlines()[2:] == [
+        "bear",
+        "    nobody came for it in the",
+        "    last five minutes",
+        "cub",
+        "    told to",
+    ]
+
+
 @given(st.lists(st.tuples(st.text(max_size=40), st.text(max_size=40)), max_size=5), st.integers(1, 100))
 def test_a_table_never_wraps(rows: list[tuple[str, str]], width: int) -> None:
     """However narrow the terminal is."""
