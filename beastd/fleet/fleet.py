@@ -298,7 +298,7 @@ class Fleet:
         room, pinned = self.roster.room_for(want)
         if want.rungs[-1].need.fits_in(room):
             return None
-        return refusals.does_not_fit(want.rungs[-1], self.roster.budget, pinned)
+        return refusals.does_not_fit(want.rungs[-1], self.roster.budget, room, pinned)
 
     def _resting(self, spec: WorkerSpec) -> Failure | None:
         """The failure that speaks against trying this now: of a load, or of a loaded worker's change."""
