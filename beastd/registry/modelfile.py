@@ -157,7 +157,7 @@ def converted(places: Places, trail: Trail, data: Any, kind: type[T]) -> T:
         return msgspec.convert(data, kind)
     except msgspec.ValidationError as e:
         found = _PLACE.fullmatch(str(e))
-        inner = found["place"].replace("[...]", "").split(".")[1:] if found else ()
+        inner = found["place"].replace("[...]", "").split(".")[1:] if found else []
         problem = found["problem"] if found else str(e)
         if len(inner) == 1:
             problem = with_choices(problem, kind, inner[0])
