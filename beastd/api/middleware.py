@@ -20,7 +20,6 @@ from beastd.api.tally import Tally
 from beastd.contract import Final
 from beastd.errors import BeastError, Cancelled, Forbidden
 from beastd.log import log_request
-from beastd.registry.names import parse_name
 
 _log = logging.getLogger(__name__)
 
@@ -110,7 +109,7 @@ def _finish(request: web.Request, tally: Tally, id_: int, end: tuple[int, str], 
     total_s, ttft_s = time.monotonic() - start_s, first_s - start_s if first_s else None
     verb = _verb(request)
     status = error.status if error else status
-    tally.add(verb, status, _label(request["model"]) if final else None, ttft_s, total_s)
+    tally.add(verb, status, request.get("model") if final else None, ttft_s, total_s)
     log_request(
         id=id_,
         client=request.remote or "unix",
@@ -126,11 +125,6 @@ def _finish(request: web.Request, tally: Tally, id_: int, end: tuple[int, str], 
         ttft_ms=None if ttft_s is None else ttft_s * 1e3,
         error=error.code if error else None,
     )
-
-
-def _label(model: str) -> str:
-    """The model that answered, as metrics of workers name it: spellings, variants and scales are without number."""
-    return parse_name(model).base.lower()
 
 
 def _verb(request: web.Request) -> str:

@@ -13,7 +13,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from beastd.api.decode import body
-from beastd.api.middleware import _label, errors_as_json, guard, is_local_origin, is_own_host, on_prepare, request_log
+from beastd.api.middleware import errors_as_json, guard, is_local_origin, is_own_host, on_prepare, request_log
 from beastd.api.stream import json_response, ndjson
 from beastd.api.tally import Tally
 from beastd.contract import GenerateRequest
@@ -252,9 +252,3 @@ def test_a_host_is_ours_if_it_can_only_be_this_machine(host: str, is_ours: bool)
 )
 def test_an_origin_is_local_if_its_page_comes_from_this_machine(origin: str, is_local: bool) -> None:
     assert is_local_origin(origin) is is_local
-
-
-@pytest.mark.parametrize("asked", ["cub", "CUB:latest", "cub@q8_0", "cub+pirate*0.51"])
-def test_metrics_know_a_model_by_one_name(asked: str) -> None:
-    """Else each scale that a client thinks of would be a series of its own, and none would match its worker's."""
-    assert _label(asked) == "cub:latest"
