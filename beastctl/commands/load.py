@@ -14,7 +14,7 @@ from beastctl.complete import model_names
 def load(
     model: Annotated[str, typer.Argument(help="The model's name.", autocompletion=model_names)],
     *,
-    num_ctx: Annotated[int | None, typer.Option(help="Tokens of context a request may hold.")] = None,
+    num_ctx: Annotated[int | None, typer.Option(help="Tokens of context a request may hold.", min=1)] = None,
     keep_alive: Annotated[
         str | None, typer.Option(help="How long it stays loaded when idle, e.g. 1h; -1: for ever.")
     ] = None,
