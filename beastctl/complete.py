@@ -18,6 +18,12 @@ def model_names(incomplete: str) -> list[str]:
     return _beginning(incomplete, [name for model in _asked("/api/tags", "models") for name in _spellings(model)])
 
 
+def loaded_names(incomplete: str) -> list[str]:
+    """Names of loaded models, with the variants that run, that begin with ``incomplete``."""
+    loaded = _asked("/api/ps", "models")
+    return _beginning(incomplete, [name for it in loaded for name in (_short(it), f"{_short(it)}@{it['variant']}")])
+
+
 def base_names(incomplete: str) -> list[str]:
     """Names of models alone that begin with ``incomplete``."""
     return _beginning(incomplete, [_short(model) for model in _asked("/api/tags", "models")])
@@ -28,6 +34,11 @@ def catalog_names(incomplete: str) -> list[str]:
     models = _asked("/api/search", "models")
     names = [f"{_short(model)}@{name}" for model in models for name in model["variants"] if "@" in incomplete]
     return _beginning(incomplete, names or [_short(model) for model in models])
+
+
+def fitting_names(incomplete: str) -> list[str]:
+    """Names of models that are here, then of the catalog, that begin with ``incomplete``; each once."""
+    return list(dict.fromkeys([*model_names(incomplete), *catalog_names(incomplete)]))
 
 
 def quantizations(incomplete: str) -> list[str]:

@@ -151,6 +151,7 @@ def _spawn(paths: Paths) -> Popen[bytes]:
 def _start(client: Client, paths: Paths) -> None:
     """Start a daemon and wait until one is healthy: ours, or the one that holds the lock."""
     deadline = time.monotonic() + START_LIMIT_S
+    n_logged = _log_bytes(paths)
     process, has_lost = _spawn(paths), False
     while try_health(client) is None:
         if process.poll() is not None:
@@ -159,13 +160,26 @@ def _start(client: Client, paths: Paths) -> None:
             elif has_lost:  # to one that was not starting, but on its way out
                 process, has_lost = _spawn(paths), False
             elif try_health(client) is None:
-                raise StartFailed(f"beastd ended at once (exit status {process.returncode})" + _log_tail(paths))
+                raise StartFailed(
+                    f"beastd ended at once (exit status {process.returncode})" + _log_tail(paths, n_logged)
+                )
         if time.monotonic() > deadline:
-            raise StartFailed(f"beastd did not answer within {START_LIMIT_S:.0f} s" + _log_tail(paths))
+            raise StartFailed(f"beastd did not answer within {START_LIMIT_S:.0f} s" + _log_tail(paths, n_logged))
         time.sleep(POLL_S)
 
 
-def _log_tail(paths: Paths) -> str:
+def _log_bytes(paths: Paths) -> int:
+    """How long the log is; a daemon that starts may begin a new one."""
+    try:
+        return (paths.logs_dir / LOG_NAME).stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _log_tail(paths: Paths, n_before: int) -> str:
+    """The end of the log, without what earlier daemons wrote: its first ``n_before`` bytes, where it has more."""
     path = paths.logs_dir / LOG_NAME
-    lines = path.read_bytes()[-TAIL_BYTES:].decode(errors="replace").splitlines()[-N_LOG_LINES:]
+    log = path.read_bytes()
+    own = log[n_before:] or log
+    lines = own[-TAIL_BYTES:].decode(errors="replace").splitlines()[-N_LOG_LINES:]
     return f"; its log {path} ends with" + "".join(f"\n  {line}" for line in lines)

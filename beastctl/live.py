@@ -89,24 +89,26 @@ class LiveScreen:
         self._region = Region(console)
         self._tail = ""
         self._thinking = ""
+        self._reason = ""
         self._next_frame = clock() + PATIENCE_S
         self._n_frames = 0
         self._has_printed = False
 
     def on_loading(self, fraction: float) -> None:
         """Show the bar instead of the spinner."""
+        self._reason = ""
         self._region.erase()
         self._progress.load(fraction)
         self._next_frame = self._clock() + PATIENCE_S
 
     def on_waiting(self, reason: str) -> None:
-        """Tell it instead of the spinner."""
-        self._region.erase()
-        self._progress.wait_for(reason)
-        self._next_frame = self._clock() + PATIENCE_S
+        """Tell it beside the spinner, until there is other news."""
+        self._reason = f" {visible(reason)}"
+        self._frame()
 
     def on_thinking(self, text: str) -> None:
         """Collect thinking; it is shown dim until the answer begins."""
+        self._reason = ""
         self._thinking += visible(text)
         self._frame()
 
@@ -146,7 +148,7 @@ class LiveScreen:
         self._n_frames += 1
         if self._tail.strip():
             return drawing(self._tail)
-        return Text(f"{self._thinking}{SPINNER[self._n_frames % len(SPINNER)]}", style="dim")
+        return Text(f"{self._thinking}{SPINNER[self._n_frames % len(SPINNER)]}{self._reason}", style="dim")
 
     def _end_thinking(self) -> None:
         if self._thinking:

@@ -9,6 +9,8 @@ from typing import Any, TextIO
 
 MIN_COLUMN = 8
 """Cells that a column of a table keeps, however narrow the terminal."""
+MIN_PROSE = 30
+"""Cells that sentences beside a table take at least; with fewer they stand below their row."""
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 _SPANS = ((86400.0, "day"), (3600.0, "hour"), (60.0, "minute"), (1.0, "second"))
 # C0 and C1 control characters and DEL become their pictures: a model must not send escape codes to a terminal.
@@ -97,22 +99,56 @@ def terminal_width(out: TextIO) -> int | None:
 
 
 def table(
-    header: Sequence[str], rows: Sequence[Sequence[str]], *, elastic: Sequence[int] = (), width: int | None = None
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    spare: Sequence[int] = (),
+    elastic: Sequence[int] = (),
+    width: int | None = None,
 ) -> str:
     """Columns as wide as their widest cell, three spaces apart; the last one ragged.
 
-    With ``width``, the columns numbered ``elastic`` give way until a line fits in that, the widest first; what is
-    still too much is cut off at the right.
+    With ``width``, a line is made to fit in that: the columns numbered ``spare`` are left out, the first of them first,
+    only as many as it takes; then those numbered ``elastic`` give way, the widest first; what is still too much is cut
+    off at the right.
     """
     lines = [[visible(cell) for cell in row] for row in (header, *rows)]
-    widths = [max(map(cells, column)) for column in zip(*lines, strict=True)]
-    n_over = sum(widths) + 3 * (len(widths) - 1) - width if width and elastic else 0
-    for _ in range(n_over):
+    widths = {i: max(map(cells, column)) for i, column in enumerate(zip(*lines, strict=True))}
+    for column in spare:
+        if _n_over(widths, width) > 0:
+            del widths[column]
+    for _ in range(_n_over(widths, width) if elastic else 0):
         widest = max(elastic, key=lambda column: widths[column])
         widths[widest] = min(widths[widest], max(widths[widest] - 1, MIN_COLUMN))
-    padded = [[_padded(clip(cell, n), n) for cell, n in zip(row, widths, strict=True)] for row in lines]
+    padded = [[_padded(clip(row[i], n), n) for i, n in widths.items()] for row in lines]
     joined = ["   ".join(row).rstrip() for row in padded]
     return "\n".join(clip(line, width) if width else line for line in joined)
+
+
+def prose_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, width: int | None = None) -> str:
+    """A table whose last column holds sentences: with ``width`` they are wrapped, not cut off."""
+    lines = table(header[:-1], [row[:-1] for row in rows], width=width).split("\n")
+    left = max(map(cells, lines)) + 3
+    is_beside = width is None or width - left >= MIN_PROSE
+    texts = [visible(row[-1]) for row in (header, *rows)]
+    if is_beside:
+        return "\n".join(_beside(line, text, left, width) for line, text in zip(lines, texts, strict=True))
+    return "\n".join(
+        part for line, text in zip(lines, texts, strict=True) for part in (line, _beside("", text, 4, width))
+    )
+
+
+def _beside(line: str, text: str, left: int, width: int | None) -> str:
+    """A line, and from column ``left`` on a text, wrapped there."""
+    from textwrap import wrap
+
+    first, *rest = wrap(text, max(width - left, 1)) if width and text else [text]
+    return "\n".join([_padded(line, left) + first, *(" " * left + it for it in rest)]).rstrip()
+
+
+def _n_over(widths: Mapping[int, int], width: int | None) -> int:
+    """Cells that a line of these columns has too many; none where there is no limit."""
+    return sum(widths.values()) + 3 * (len(widths) - 1) - width if width else 0
 
 
 def _padded(text: str, width: int) -> str:

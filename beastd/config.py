@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from beastd.choices import with_choices
 from beastd.durable import is_writable
 from beastd.errors import BadRequest, ConfigError
 from beastd.nearest import did_you_mean
@@ -230,4 +231,5 @@ def _checked(key: str, value: Any, origin: str) -> Any:
     try:
         return getattr(msgspec.convert({key: value}, Config, strict=False), key)
     except msgspec.ValidationError as e:
-        raise ConfigError(f"{origin}: {key}: {str(e).partition(' - at `$')[0]}") from e
+        problem = with_choices(str(e).partition(" - at `$")[0], Config, key)
+        raise ConfigError(f"{origin}: {key}: {problem}") from e

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from beastctl import daemon, hub, local, render
-from beastctl.complete import catalog_names
+from beastctl.complete import fitting_names
 
 EXIT_NO = 1
 EXIT_SMALLER = 4
@@ -30,7 +30,7 @@ def fit(
         str,
         typer.Argument(
             help="A model that is here, or anything `beast pull` takes.",
-            autocompletion=catalog_names,
+            autocompletion=fitting_names,
         ),
     ],
     *,

@@ -14,8 +14,10 @@ from beastctl.complete import model_names
 def load(
     model: Annotated[str, typer.Argument(help="The model's name.", autocompletion=model_names)],
     *,
-    num_ctx: Annotated[int | None, typer.Option(help="Tokens of context a request may hold.")] = None,
-    keep_alive: Annotated[str | None, typer.Option("--keepalive", help="How long it stays when idle: 1h, -1.")] = None,
+    num_ctx: Annotated[int | None, typer.Option(help="Tokens of context a request may hold.", min=1)] = None,
+    keep_alive: Annotated[
+        str | None, typer.Option(help="How long it stays loaded when idle, e.g. 1h; -1: for ever.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print data for machines.")] = False,
 ) -> None:
     """Load a model, or grow its context; exit status 1 when it cannot be had."""

@@ -13,6 +13,8 @@ from beastctl.client import NotRunning
 
 HEADER = ("NAME", "VARIANT", "ID", "SIZE", "PROCESSOR", "CONTEXT", "STATE", "REQUESTS", "UNTIL")
 WHY_HEADER = ("NAME", "HOLDS", "EXPECTED", "A RELOAD TAKES", "IDLE FOR", "MAY LEAVE")
+SPARE, WHY_SPARE = (2, 4, 5, 7), (4, 2)
+"""Columns that a narrow terminal can do without, the least needed first."""
 WAITING_HEADER = ("WAITING", "REQUESTS", "NEEDS", "FOR")
 N_DECISIONS = 12
 """The latest are shown."""
@@ -30,7 +32,8 @@ def ps(
     elif why:
         print("\n\n".join(_explained(reply)))
     else:
-        print(render.table(HEADER, [_row(model) for model in reply["models"]]))
+        rows = [_row(model) for model in reply["models"]]
+        print(render.table(HEADER, rows, spare=SPARE, elastic=(0,), width=render.terminal_width(sys.stdout)))
         if reply.get("waiting"):
             print("\n" + _waiting(reply["waiting"]))
 
@@ -90,20 +93,22 @@ def _waiting(claims: list[dict[str, Any]]) -> str:
         )
         for it in claims
     ]
-    return render.table(WAITING_HEADER, rows, elastic=(3,), width=render.terminal_width(sys.stdout))
+    return render.prose_table(WAITING_HEADER, rows, width=render.terminal_width(sys.stdout))
 
 
 def _explained(fleet: dict[str, Any]) -> list[str]:
     """The parts of what --why prints."""
     parts = [_budget(fleet)] if fleet.get("budget_bytes") else []
-    parts.append(render.table(WHY_HEADER, [_why_row(worker) for worker in fleet["workers"]]))
+    workers = [_why_row(worker) for worker in fleet["workers"]]
+    width = render.terminal_width(sys.stdout)
+    parts.append(render.table(WHY_HEADER, workers, spare=WHY_SPARE, elastic=(0,), width=width))
     if fleet["line"]:
         parts.append(_waiting(fleet["line"]))
     parts += [f"{it['key'].partition('#')[0]} rests for {it['for_s']:.0f} s: {it['error']}" for it in fleet["resting"]]
     if fleet["decisions"]:
         rows = [(_ago(it["at"]), it["act"], it["subject"], it["why"]) for it in fleet["decisions"][-N_DECISIONS:]]
         header = ("WHEN", "WHAT", "MODEL", "WHY")
-        parts.append(render.table(header, rows, elastic=(3,), width=render.terminal_width(sys.stdout)))
+        parts.append(render.prose_table(header, rows, width=width))
     return [render.visible(part) for part in parts]
 
 

@@ -8,12 +8,12 @@ import typer
 
 from beastctl import daemon, render
 from beastctl.client import NotRunning
-from beastctl.complete import model_names
+from beastctl.complete import loaded_names
 
 STOP_LIMIT_S = 60.0
 
 
-def stop(model: Annotated[str, typer.Argument(help="The model's name.", autocompletion=model_names)]) -> None:
+def stop(model: Annotated[str, typer.Argument(help="The model's name.", autocompletion=loaded_names)]) -> None:
     """Unload a model; answers under way end first."""
     try:
         client = daemon.running(daemon.current_paths())

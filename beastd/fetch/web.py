@@ -78,7 +78,7 @@ class Patience:
         self._tries += 1
         if self._tries >= MAX_TRIES:
             raise DownloadFailed(
-                f"{again.why}, {MAX_TRIES} times in a row; what has come is kept: pull again to go on from there"
+                f"{again.why}, {MAX_TRIES} times in a row; what has come is kept: try again to go on from there"
             ) from again
         wait_s = self._manners.retry_s * 2 ** (self._tries - 1) if again.wait_s is None else again.wait_s
         self._manners.report(Progress(status=f"waiting {wait_s:.0f} s: {again.why}", item=self._item))

@@ -191,6 +191,10 @@ class Fleet:
         """A loaded worker's process is gone. Its requests learn it from the worker; their leases are void."""
         self._now = now
         entry = self.roster.pop(id_)
+        if entry.state is not State.STOPPING:
+            self._note(
+                "died", entry.spec, f"its process ended by itself, with {_n_answers(len(entry.leases))} under way"
+            )
         for ticket in entry.leases:
             self._places.pop(ticket, None)
         for ticket, want in entry.waiters.items():  # they hold nothing of it: a fresh worker answers them
@@ -303,7 +307,7 @@ class Fleet:
         smallest = self.roster.smallest(want)
         if smallest.need.fits_in(room):
             return None
-        return refusals.does_not_fit(smallest, self.roster.budget, pinned)
+        return refusals.does_not_fit(smallest, self.roster.budget, room, pinned)
 
     def _resting(self, spec: WorkerSpec) -> Failure | None:
         """The failure that speaks against trying this now: of a load, or of a loaded worker's change."""
@@ -553,6 +557,10 @@ def _smaller(entry: Entry) -> Want | None:
 
 def _requests(tickets: Collection[Ticket]) -> str:
     return "one request wants" if len(tickets) == 1 else f"{len(tickets)} requests want"
+
+
+def _n_answers(n: int) -> str:
+    return "one answer" if n == 1 else f"{n or 'no'} answers"
 
 
 def _worth(tenant: policy.Tenant, now: float) -> str:

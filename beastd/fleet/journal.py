@@ -15,7 +15,7 @@ class Decision:
     at: float
     """In the fleet's clock."""
     act: str
-    """load, evict, sleep, wake, step_down, step_up, grow, expire, unload, retry, cool_down."""
+    """load, evict, sleep, wake, step_down, step_up, grow, change_failed, expire, unload, retry, cool_down, died."""
     subject: str
     """The model and variant it was done to."""
     why: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from beastd.contract import RAM
 from beastd.errors import CoolingDown, DoesNotFit, Overloaded
 from beastd.fleet.cooling import Failure
 from beastd.fleet.footprint import Footprint
@@ -16,10 +17,11 @@ def overloaded(spec: WorkerSpec, max_queue: int) -> Overloaded:
     return Overloaded(f"{spec.label} cannot take the request: {max_queue} requests wait already. Try again later.")
 
 
-def does_not_fit(spec: WorkerSpec, budget: Footprint, pinned: Sequence[str]) -> DoesNotFit:
-    """The model would not fit even if it were alone with those that never leave."""
+def does_not_fit(spec: WorkerSpec, budget: Footprint, room: Footprint, pinned: Sequence[str]) -> DoesNotFit:
+    """The model would not fit even if it were alone with those that never leave, who leave it ``room``."""
     settings = spec.settings
-    beside = f" beside {', '.join(pinned)}, which are pinned (`beast unpin` lets them go)" if pinned else ""
+    names = f"{', '.join(pinned)}; `beast unpin` lets them go"
+    beside = f", but only {room.or_more({RAM: 0})} beside what is pinned ({names})" if pinned else ""
     return DoesNotFit(
         f"{spec.label} with {settings.n_parallel} × {settings.n_ctx} tokens of context needs about {spec.need}, and "
         f"Beast may use {budget}{beside}: ask for a smaller num_ctx or a smaller variant, or raise the memory budget. "

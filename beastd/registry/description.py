@@ -6,8 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from beastd.config import parse_duration
-from beastd.errors import BadModel, BadRequest
+from beastd.errors import BadModel
 from beastd.nearest import did_you_mean
 from beastd.registry.gguf import MAX_SPLITS, shard_paths
 from beastd.registry.locate import digest_of
@@ -91,7 +90,6 @@ class _Check:
         fields = self._fields
         if fields.from_ is not None:
             raise self._refusal(("from",), "only `beast create -f FILE` reads this field; here, name files in variants")
-        self._check_keep_alive()
         self._check_names("variants", fields.variants)
         self._check_names("adapters", fields.adapters)
         found = Description(
@@ -108,13 +106,6 @@ class _Check:
         )
         self._check_facts_have_files(found)
         return found
-
-    def _check_keep_alive(self) -> None:
-        if self._fields.keep_alive is not None:
-            try:
-                parse_duration(self._fields.keep_alive)
-            except BadRequest as e:
-                raise self._refusal(("keep_alive",), e.message) from e
 
     def _check_names(self, group: str, names: Iterable[str]) -> None:
         seen: set[str] = set()

@@ -35,8 +35,10 @@ import msgspec
 import yaml
 from msgspec import Struct
 
+from beastd.choices import with_choices
+from beastd.config import parse_duration
 from beastd.contract import Message, Options
-from beastd.errors import BadModel
+from beastd.errors import BadModel, BadRequest
 from beastd.nearest import did_you_mean
 from beastd.yamlfile import YamlError, parse_yaml, scalar
 
@@ -136,7 +138,17 @@ def parse_modelfile(text: str, source: object) -> tuple[Fields, Places]:
     places, data = Places(source, document.lines), document.data
     _check_known(places, (), data, Fields)
     _check_known(places, ("parameters",), data.get("parameters"), Options)
-    return converted(places, (), data, Fields), places
+    fields = converted(places, (), data, Fields)
+    _check_keep_alive(places, fields)
+    return fields, places
+
+
+def _check_keep_alive(places: Places, fields: Fields) -> None:
+    if fields.keep_alive is not None:
+        try:
+            parse_duration(fields.keep_alive)
+        except BadRequest as e:
+            raise places.refusal(("keep_alive",), e.message) from e
 
 
 def converted(places: Places, trail: Trail, data: Any, kind: type[T]) -> T:
@@ -145,8 +157,11 @@ def converted(places: Places, trail: Trail, data: Any, kind: type[T]) -> T:
         return msgspec.convert(data, kind)
     except msgspec.ValidationError as e:
         found = _PLACE.fullmatch(str(e))
-        inner = found["place"].replace("[...]", "").split(".")[1:] if found else ()
-        raise places.refusal((*trail, *inner), found["problem"] if found else str(e)) from e
+        inner = found["place"].replace("[...]", "").split(".")[1:] if found else []
+        problem = found["problem"] if found else str(e)
+        if len(inner) == 1:
+            problem = with_choices(problem, kind, inner[0])
+        raise places.refusal((*trail, *inner), problem) from e
 
 
 def file_names(fields: Fields) -> list[str]:

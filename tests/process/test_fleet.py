@@ -153,7 +153,7 @@ def test_a_pinned_model_stays_and_who_cannot_fit_beside_it_is_told(start_daemon:
     assert workers(daemon)["cub:latest"] == "ready"
     status, reply = ask(daemon, "second")
     assert (status, reply["code"]) == (507, "does_not_fit")
-    assert "beside cub:latest (q8_0), which are pinned" in reply["error"]
+    assert "beside what is pinned (cub:latest (q8_0); `beast unpin` lets them go)" in reply["error"]
     status, reply = daemon.request("POST", "/api/generate", {"model": "cub", "keep_alive": 0, "stream": False})
     assert (status, reply["code"]) == (409, "conflict")
     assert daemon.stop() == 0

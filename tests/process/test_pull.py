@@ -605,7 +605,7 @@ def test_a_busy_server_is_asked_again_and_given_up_in_the_end(daemon, hub, statu
     hub.faults["M-Q8_0.gguf"] += [busy, busy, Fault(), Fault(cut_after=300_000), *[busy] * 6]
     found = refused(daemon, repo)
     assert found[:2] == (502, "download_failed"), found
-    assert "6 times in a row; what has come is kept: pull again to go on from there" in found[2]
+    assert "6 times in a row; what has come is kept: try again to go on from there" in found[2]
     assert f"{repo}:latest" not in names(daemon)
     assert daemon.get("/api/du")["partial_bytes"] >= before + 500_000
     pull(daemon, repo)

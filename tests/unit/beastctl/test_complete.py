@@ -1,12 +1,13 @@
-"""What the Tab key finds without a daemon."""
+"""What the Tab key finds, with a daemon and without."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+from fakedaemon import FakeDaemon
 
-from beastctl.complete import worker_labels
+from beastctl.complete import fitting_names, loaded_names, worker_labels
 
 
 def test_workers_are_found_by_the_logs_they_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -18,3 +19,17 @@ def test_workers_are_found_by_the_logs_they_left(tmp_path: Path, monkeypatch: py
         (tmp_path / "logs" / name).touch()
     assert worker_labels("") == ["bear_q8_0", "cub"]
     assert worker_labels("C") == ["cub"]
+
+
+def test_what_may_fit_is_here_or_in_the_catalog(fake: FakeDaemon) -> None:
+    """Models that are here come first, and none twice."""
+    fake.says("GET /api/tags", {"models": [{"name": "qwen3:0.6b", "variants": [{"name": "q8_0"}]}]})
+    fake.says("GET /api/search", {"models": [{"name": name, "variants": []} for name in ("qwen3:0.6b", "qwen3:4b")]})
+    assert fitting_names("q") == ["qwen3:0.6b", "qwen3:0.6b@q8_0", "qwen3:4b"]
+
+
+def test_only_what_is_loaded_can_be_stopped(fake: FakeDaemon) -> None:
+    """With the variant that runs, for a model that runs in several."""
+    fake.says("GET /api/ps", {"models": [{"name": "cub:latest", "variant": "q8_0"}]})
+    assert loaded_names("c") == ["cub", "cub@q8_0"]
+    assert loaded_names("d") == []

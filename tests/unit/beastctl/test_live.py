@@ -117,6 +117,18 @@ def test_thinking_is_shown_before_the_answer() -> None:
     assert terminal.rows == ["let me see", "", "yes", ""]
 
 
+def test_what_is_waited_for_stays_beside_the_spinner() -> None:
+    """Whole, however long the wait; a load that begins takes it off the screen."""
+    terminal = Terminal(40, 8)
+    screen = LiveScreen(console_of(terminal), Progress(io.StringIO()), Clock())
+    screen.on_waiting("place 2 in line, waiting for the answers of bear to end")
+    for _ in range(200):
+        screen.on_tick()
+    assert " ".join(terminal.rows)[1:] == " place 2 in line, waiting for the answers of bear to end"
+    screen.on_loading(0.5)
+    assert terminal.rows == [""]
+
+
 def test_escape_codes_of_the_model_reach_the_terminal_as_text() -> None:
     """Neither raw nor through an entity or an address."""
     raw = io.StringIO()

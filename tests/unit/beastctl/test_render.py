@@ -89,6 +89,39 @@ def test_elastic_columns_give_way_to_the_terminal() -> None:
     assert render.table(("A", "B"), [("a" * 30, "b")], elastic=(1,), width=10).splitlines()[1] == "a" * 9 + "…"
 
 
+def test_spare_columns_are_left_out_of_a_narrow_table() -> None:
+    """Only as many as it takes, in the order told, and before an elastic one gives way."""
+    header, rows = ("NAME", "ID", "SIZE", "UNTIL"), [("a-long-name", "0123456789", "36 MB", "never")]
+    full = "a-long-name   0123456789   36 MB   never"
+    assert render.table(header, rows, spare=(1, 2), elastic=(0,), width=len(full)).splitlines()[1] == full
+    narrower = render.table(header, rows, spare=(1, 2), elastic=(0,), width=len(full) - 1)
+    assert narrower.splitlines()[1] == "a-long-name   36 MB   never"
+    narrowest = render.table(header, rows, spare=(1, 2), elastic=(0,), width=17)
+    assert narrowest.splitlines() == ["NAME        UNTIL", "a-long-n…   never"]
+
+
+def test_sentences_in_a_table_are_wrapped() -> None:
+    """Beside their row where there is room, else below it; none of their words is lost."""
+    header, rows = ("MODEL", "WHY"), [("bear", "nobody came for it in the last five minutes"), ("cub", "told to")]
+    assert render.prose_table(header, rows).splitlines()[1:] == [
+        "bear    nobody came for it in the last five minutes",
+        "cub     told to",
+    ]
+    assert render.prose_table(header, rows, width=40).splitlines() == [
+        "MODEL   WHY",
+        "bear    nobody came for it in the last",
+        "        five minutes",
+        "cub     told to",
+    ]
+    assert render.prose_table(header, rows, width=30).splitlines()[2:] == [
+        "bear",
+        "    nobody came for it in the",
+        "    last five minutes",
+        "cub",
+        "    told to",
+    ]
+
+
 @given(st.lists(st.tuples(st.text(max_size=40), st.text(max_size=40)), max_size=5), st.integers(1, 100))
 def test_a_table_never_wraps(rows: list[tuple[str, str]], width: int) -> None:
     """However narrow the terminal is."""

@@ -179,6 +179,17 @@ def test_a_dead_worker_is_replaced_and_its_leases_are_void(book: Any, want: Any)
     assert list(book.processes.values()) == ["ready"]
 
 
+def test_a_death_is_written_down(book: Any, want: Any) -> None:
+    """So that a second load has a reason; a worker that was told to stop has not died."""
+    book.loaded(want("a", gb=6))
+    book.request(want("a", gb=6))
+    book.gone("a", "on_died")
+    assert book.why("died") == "its process ended by itself, with one answer under way"
+    book.loaded(want("a", gb=6), keep_alive_s=0.0)
+    book.gone("a", "on_died")
+    assert [it.act for it in book.decisions].count("died") == 1
+
+
 def test_a_death_serves_the_line(book: Any, want: Any) -> None:
     """What it held is free."""
     book.loaded(want("a", gb=6))

@@ -97,6 +97,9 @@ GOOD = "variants: {q: q.gguf}\n"
         (GOOD + "parameters:\n  temprature: 1", r"line 3: parameters.temprature: .*did you mean 'temperature'\?"),
         (GOOD + "parameters:\n  temperature: -1", "line 3: parameters.temperature: Expected `float` >= 0"),
         (GOOD + "parameters:\n  top_k: lots", "line 3: parameters.top_k: Expected `int"),
+        (GOOD + "kv_type: q3", "line 2: kv_type: 'q3' is not possible; write f16, q8_0 or q4_0"),
+        (GOOD + "quality: best", "line 2: quality: 'best' is not possible; write fixed or adaptive"),
+        (GOOD + "keep_alive: soon", "line 2: keep_alive: 'soon' is not a duration"),
         (GOOD + "parameters: 7", "line 2: parameters: Expected `object`"),
         (GOOD + "sha256: {q.gguf: 12}", "line 2: sha256: Expected `str`"),
         (GOOD + "sha256: {q.gguf: '12'}", r"line 2: sha256\.q\.gguf: 64 hexadecimal digits"),
@@ -108,6 +111,12 @@ def test_a_wrong_field_is_named_with_its_line(text, problem):
     with pytest.raises(BadModel, match=problem) as caught:
         read(text)
     assert caught.value.message.startswith("/models/m.yaml")
+
+
+def test_a_wrong_duration_is_told_where_it_was_written():
+    """By the line of the text that was given, before anything is added to it from another model."""
+    with pytest.raises(BadModel, match=r"^the modelfile line 2: keep_alive: 'soon' is not a duration"):
+        parse_modelfile("from: cub\nkeep_alive: soon", "the modelfile")
 
 
 KEYS = st.sampled_from(["variants", "default", "adapters", "draft", "parameters", "sha256", "q", "path", "scale", "x"])
