@@ -136,7 +136,9 @@ class Service:
     def _resolve(self, request: AnswerRequest) -> Resolved:
         asked = request.adapters
         adapters = None if asked is None else [AdapterName(it.name, it.scale) for it in asked]
-        return self._registry.resolve(request.model, self._config.default_model, adapters)
+        resolved = self._registry.resolve(request.model, self._config.default_model, adapters)
+        self._pool.on_described(str(resolved.model.name), is_pinned=resolved.model.fields.pinned)
+        return resolved
 
     def _keep_alive_s(self, request: AnswerRequest, fields: Fields) -> float:
         given = (request.keep_alive, fields.keep_alive, self._config.keep_alive)
@@ -165,6 +167,7 @@ class Service:
                 raise
             self._pool.pin(whole, is_pinned=False)  # it went, or broke, after it was pinned
             return whole
+        self._pool.on_described(str(resolved.model.name), is_pinned=resolved.model.fields.pinned)
         if not is_pinned and resolved.model.fields.pinned:
             raise Conflict(f"{resolved.model.name} is pinned by its modelfile: `beast edit` takes `pinned` out there")
         self._pool.pin(resolved.name.whole, is_pinned=is_pinned)

@@ -94,7 +94,6 @@ class Wants:
             working=Footprint({it.device: it.kv_bytes + it.compute_bytes for it in need.devices}),
             process=Footprint({RAM: need.process_bytes}),
             is_exact=need.is_exact,
-            is_pinned=model.fields.pinned,
             has_auto_parallel=self.config.parallel == "auto",
         )
 

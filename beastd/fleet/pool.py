@@ -77,6 +77,8 @@ class Pool:
             self, budget=settings.budget(), max_queue=settings.max_queue, sleep_after_s=settings.sleep_after_s
         )
         self._pins = Pins(pins_file)
+        self._described: frozenset[str] = frozenset()
+        """Models whose description pins them."""
         self._fleet.on_pins(settings.pins | self._pins.names, clock())
         self._tickets = itertools.count()
         self._leases: dict[Ticket, Lease] = {}
@@ -126,7 +128,16 @@ class Pool:
         if not is_pinned and name.lower() in {pin.lower() for pin in self._settings.pins}:
             raise Conflict(f"{name} is pinned by the configuration: take it out of `pin` there")
         self._pins.change(name, is_pinned=is_pinned)
-        self._fleet.on_pins(self._settings.pins | self._pins.names, self._clock())
+        self._tell_pins()
+
+    def on_described(self, name: str, *, is_pinned: bool) -> None:
+        """Whether a model's description pins it, as it is now: it may have been edited while the model is loaded."""
+        if (name in self._described) is not is_pinned:
+            self._described = self._described | {name} if is_pinned else self._described - {name}
+            self._tell_pins()
+
+    def _tell_pins(self) -> None:
+        self._fleet.on_pins(self._settings.pins | self._pins.names | self._described, self._clock())
         self._arm()
 
     def detach(self, path: str) -> None:

@@ -89,7 +89,7 @@ class Roster:
 
     def is_pinned(self, spec: WorkerSpec) -> bool:
         """Whether it never leaves."""
-        return spec.is_pinned or spec.name.lower() in self.pins or self.is_variant_pinned(spec)
+        return spec.name.lower() in self.pins or self.is_variant_pinned(spec)
 
     def is_variant_pinned(self, spec: WorkerSpec) -> bool:
         """Whether this very variant never leaves, so that no other may stand in for it."""

@@ -34,8 +34,6 @@ class WorkerSpec:
     """What the process takes besides."""
     is_exact: bool = False
     """These were simulated by llama.cpp, not estimated."""
-    is_pinned: bool = False
-    """Its description or the configuration says that it never leaves."""
     has_auto_parallel: bool = False
     """Fewer sequences at once are better than none, where memory is short."""
 

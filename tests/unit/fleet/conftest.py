@@ -31,7 +31,6 @@ def make_spec(
     n_parallel: int = 4,
     variant: str = "q8_0",
     has_auto_parallel: bool = False,
-    is_pinned: bool = False,
 ) -> WorkerSpec:
     """A model that takes ``gb`` × 10⁹ bytes with 4,096 tokens of context: three quarters are weights, the rest KV."""
     working = round(gb * GB * KV_SHARE * n_ctx / 4096)
@@ -46,7 +45,6 @@ def make_spec(
         working=ram(working),
         process=ram(0),
         is_exact=True,
-        is_pinned=is_pinned,
         has_auto_parallel=has_auto_parallel,
     )
 

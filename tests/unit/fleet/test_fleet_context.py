@@ -167,10 +167,11 @@ def test_a_worker_too_fat_to_grow_in_place_is_loaded_anew(book: Any, want: Any, 
 
 def test_a_pinned_worker_too_fat_to_grow_is_loaded_anew(book: Any, want: Any) -> None:
     """It leaves for itself alone."""
-    first = book.request(want(gb=4, is_pinned=True))
+    book.fleet.on_pins(frozenset({"cub"}), book.now)
+    first = book.request(want(gb=4))
     book.ready("cub", holds_gb=6)
     book.release(first, 1e6)
-    large = book.request_and_settle(want(gb=4, is_pinned=True, n_ctx=24576))
+    large = book.request_and_settle(want(gb=4, n_ctx=24576))
     assert book.outcomes[large] == "cub@q8_0"
 
 

@@ -223,13 +223,6 @@ def test_a_pinned_model_never_expires_and_never_leaves(book: Any, want: Any, pin
     assert ("stop", "a@q8_0") not in book.orders
 
 
-def test_a_description_can_pin_its_model(book: Any, want: Any) -> None:
-    """Without anybody having said so."""
-    book.loaded(want("a", gb=4, is_pinned=True), keep_alive_s=0.0)
-    assert list(book.processes.values()) == ["ready"]
-    assert book.fleet.next_deadline() is None
-
-
 def test_a_pinned_model_sleeps_where_memory_is_short(notebook: Any, want: Any) -> None:
     """Not by time alone: who pins a model wants it ready."""
     book = notebook(sleep_after_s=60.0)

@@ -497,6 +497,20 @@ async def test_a_pinned_worker_is_not_unloaded_unless_even_that_is_meant(
     assert pool.snapshot().workers == []
 
 
+async def test_a_description_pins_its_model_as_long_as_it_says_so(
+    pool: Pool, workers: list[Promise], want: Any
+) -> None:
+    """An edit counts for the worker that is there."""
+    await loaded(pool, workers, want("a"))
+    pool.on_described("a", is_pinned=True)
+    assert pool.snapshot().workers[0].is_pinned
+    with pytest.raises(Conflict):
+        await pool.unload(pool.snapshot().workers[0].id)
+    pool.on_described("a", is_pinned=False)
+    assert not pool.snapshot().workers[0].is_pinned
+    await pool.close()
+
+
 async def test_what_the_configuration_pins_stays_pinned(
     workers: list[Promise], machine: Machine, clock: Clock, tmp_path: Path
 ) -> None:
