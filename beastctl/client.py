@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -124,9 +124,14 @@ class Client:
         """
         return self._whole(request_bytes("GET", path), timeout_s)
 
-    def post(self, path: str, body: dict[str, Any], *, timeout_s: float = 10.0) -> dict[str, Any]:
-        """The JSON object that answers ``body``, empty when the daemon has nothing to say; raises as ``get`` does."""
-        return self._whole(request_bytes("POST", path, json.dumps(body).encode()), timeout_s)
+    def post(
+        self, path: str, body: dict[str, Any], *, timeout_s: float = 10.0, on_tick: Callable[[], None] | None = None
+    ) -> dict[str, Any]:
+        """The JSON object that answers ``body``, empty when the daemon has nothing to say; raises as ``get`` does.
+
+        ``on_tick`` is called each ``TICK_S`` seconds until it is there.
+        """
+        return self._whole(request_bytes("POST", path, json.dumps(body).encode()), timeout_s, on_tick)
 
     def delete(self, path: str, body: dict[str, Any] | None = None, *, timeout_s: float = 10.0) -> dict[str, Any]:
         """The JSON object that answers a DELETE; raises as ``get`` does."""
@@ -148,13 +153,15 @@ class Client:
             raise NotRunning(f"beastd is not running (nothing answers at {self._path})") from error
         return connection
 
-    def _whole(self, request: bytes, timeout_s: float) -> dict[str, Any]:
+    def _whole(self, request: bytes, timeout_s: float, on_tick: Callable[[], None] | None = None) -> dict[str, Any]:
         n_ticks = 0
         with Reply(self._send(request)) as reply:
             for line in reply.lines():
                 if line is not None:
                     return line
                 n_ticks += 1
+                if on_tick:
+                    on_tick()
                 if n_ticks * TICK_S >= timeout_s:
                     break
             if reply.is_bare_success:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -9,6 +10,7 @@ import typer
 
 from beastctl import daemon, hub, local, render
 from beastctl.complete import fitting_names
+from beastctl.screen import Progress
 
 EXIT_NO = 1
 EXIT_SMALLER = 4
@@ -47,7 +49,12 @@ def fit(
     asked = {"num_ctx": ctx, "num_parallel": parallel, "kv_type": kv_type}
     request = {"model": f"file:{path}" if path else model} | {key: it for key, it in asked.items() if it is not None}
     client = daemon.ensure_running(daemon.current_paths(), render.say)
-    reply = client.post("/api/fit", hub.with_token(request), timeout_s=FIT_LIMIT_S)
+    progress = Progress(sys.stderr)
+    progress.wait_for(f"looking at {model}")
+    try:
+        reply = client.post("/api/fit", hub.with_token(request), timeout_s=FIT_LIMIT_S, on_tick=progress.wait)
+    finally:
+        progress.clear()
     if as_json:
         render.print_json(reply)
     else:

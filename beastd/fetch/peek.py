@@ -40,9 +40,14 @@ if TYPE_CHECKING:
     Arrivals = Callable[[Candidate], Sequence[Arrival]]
 
 
+MAX_TRIES = 2
+"""A look is soon asked for again, and somebody waits for it."""
+
+
 def peek(order: PeekOrder, report: Report) -> Peeked:
     """Look. Raises BadRequest for what is no model, AccessDenied, ModelNotFound, BadModel, DiskFull, DownloadFailed."""
     job = job_of(order.fetch, report)
+    job = replace(job, manners=replace(job.manners, max_tries=MAX_TRIES))
     report(Progress(status="reading the header"))
     try:
         return _peeked(order, job, *_source(order, job))

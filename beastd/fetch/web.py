@@ -59,6 +59,8 @@ class Manners:
     report: Report
     stop: Event
     """Set when the work is over: another part of it has failed."""
+    max_tries: int = MAX_TRIES
+    """In vain, one after another, before it is given up."""
 
 
 class Patience:
@@ -76,9 +78,9 @@ class Patience:
     def wait(self, again: Again) -> None:
         """After a try in vain. Raises DownloadFailed after the last, Cancelled when the work is over."""
         self._tries += 1
-        if self._tries >= MAX_TRIES:
+        if self._tries >= self._manners.max_tries:
             raise DownloadFailed(
-                f"{again.why}, {MAX_TRIES} times in a row; what has come is kept: try again to go on from there"
+                f"{again.why}, {self._tries} times in a row; what has come is kept: try again to go on from there"
             ) from again
         wait_s = self._manners.retry_s * 2 ** (self._tries - 1) if again.wait_s is None else again.wait_s
         self._manners.report(Progress(status=f"waiting {wait_s:.0f} s: {again.why}", item=self._item))
