@@ -119,6 +119,7 @@ def _made(order: ipc.Load, link: Link) -> tuple[Engine, Llama]:
 
     llama = Llama(order, _progress(link))
     intake = Intake(llama, order.template)
+    intake.rehearse()
     rate = llama.warm_up()
     cache = KVCache(llama.n_parallel, run_bonus=RUN_BONUS if order.settings.kv_layout == "partitioned" else 0)
     scheduler = Scheduler(cache, StepBudget(order.settings.step_ms / 1e3, llama.n_batch, rate))

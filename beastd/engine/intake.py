@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence as Items
+from contextlib import suppress
 from dataclasses import dataclass, replace
+
+import numpy as np
 
 from beastd import ipc
 from beastd.contract import Message
@@ -15,7 +18,7 @@ from beastd.engine.llama import Llama
 from beastd.engine.prompt import PLAIN_TEMPLATE, ChatTemplate, fit, opens_thinking
 from beastd.engine.sampler import Sampler
 from beastd.engine.sequence import Sequence
-from beastd.errors import BadModel, BadRequest, ContextExceeded, Unsupported
+from beastd.errors import BadModel, BadRequest, BeastError, ContextExceeded, Unsupported
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,14 @@ class Intake:
             n_dropped_tokens=built.n_dropped_tokens,
             arrived_ns=arrived_ns,
         )
+
+    def rehearse(self) -> None:
+        """Do once what a first request would be slowed by: render, tokenize, sample and write as for a default chat."""
+        prompt = ipc.Prompt(messages=[Message(role="user", content="Hello!")])
+        with suppress(BeastError):  # a template of its own mind is no reason not to load
+            sequence = self.sequence(ipc.Submit(id=0, prompt=prompt, sampling=ipc.Sampling()))
+            logits = np.zeros(self._llama.n_vocab, np.float32)
+            sequence.detokenizer.push(self._llama.piece(sequence.sampler.sample(logits, None).token))
 
     # --- prompt ---
 
