@@ -30,11 +30,8 @@ from beastd.fleet.line import Line
 from beastd.fleet.policy import Verdict
 from beastd.fleet.roster import Roster
 from beastd.fleet.spec import Want, WorkerSpec
+from beastd.fleet.steward import Steward
 
-STEP_UP_AFTER_S = 120.0
-"""Without any pressure for so long, a model that was stepped down may step up again."""
-STEP_UP_MARGIN = 0.05
-"""A part of the budget that must stay free then, so that the next small need does not step it down again."""
 MOST_KILLED = 2
 """How often a load is started again for the same requests after somebody has killed its process."""
 HOLD_STILL_S = 60.0
@@ -47,26 +44,23 @@ class Fleet:
     def __init__(
         self,
         effects: Effects,
+        roster: Roster,
         *,
-        budget: Footprint,
         max_queue: int,
         sleep_after_s: float = math.inf,
-        rank: policy.Rank = policy.by_cost,
     ) -> None:
+        """``roster``: empty, with the budget; ``sleep_after_s``: when idle workers give back what they work in."""
         self._effects = effects
         self._max_queue = max_queue
-        self._sleep_after_s = sleep_after_s
-        self.roster = Roster(budget, rank)
+        self.roster = roster
         self.line = Line()
         self.cooling = Cooling()
         self.journal = Journal()
+        self._steward = Steward(effects, self.roster, self.journal, sleep_after_s)
         self._places: dict[Ticket, Entry | Claim] = {}
         """Where each request that waits or holds a lease is to be found."""
         self._numbers = itertools.count()
         self._closed: BeastError | None = None
-        self._now = -math.inf
-        """Of the event that is being handled."""
-        self._step_up_at = math.inf
 
     # --- to look at ---
 
@@ -76,18 +70,18 @@ class Fleet:
 
     def next_deadline(self) -> float | None:
         """When on_tick has something to do; None if nothing expires."""
-        deadlines = [self._next_end(entry) for entry in self.roster]
+        deadlines = [self._steward.next_end(entry) for entry in self.roster]
         if any(self.roster.higher(entry) for entry in self.roster):
-            deadlines.append(self._step_up_at)
+            deadlines.append(self._steward.step_up_at)
         if self.line.n_waiting:  # it may be for a worker that held still to make room
-            deadlines += [entry.hold_still_until for entry in self.roster if entry.hold_still_until > self._now]
+            deadlines += [entry.hold_still_until for entry in self.roster if entry.hold_still_until > self._steward.now]
         return min((at for at in deadlines if at < math.inf), default=None)
 
     # --- requests ---
 
     def on_request(self, ticket: Ticket, want: Want, now: float) -> None:
         """A request wants a worker."""
-        self._now = now
+        self._steward.now = now
         if self._closed:
             self._effects.refuse(ticket, self._closed)
             return
@@ -102,19 +96,19 @@ class Fleet:
 
     def on_cancel(self, ticket: Ticket, now: float) -> None:
         """A request that was not granted no longer waits. The last one to leave a load ends it."""
-        self._now = now
+        self._steward.now = now
         place = self._places.pop(ticket, None)
         if isinstance(place, Claim):
             self.line.leave(ticket, place)
         elif place is not None:
             del place.waiters[ticket]
             if place.state is State.LOADING and not place.waiters:
-                self._stop(place)
+                self._steward.stop(place)
         self._serve_line()
 
     def on_release(self, ticket: Ticket, keep_alive_s: float, now: float) -> None:
         """A granted request ended. After a worker's last, it stays keep_alive_s seconds (inf: for ever, 0: leaves)."""
-        self._now = now
+        self._steward.now = now
         entry = self._places.pop(ticket, None)
         if entry is None:
             return  # its worker went first
@@ -122,15 +116,15 @@ class Fleet:
         del entry.leases[ticket]
         if not entry.leases:
             entry.idle_since, entry.keep_alive_s = now, keep_alive_s
-            self._relieve()
-        self._rest(entry)
+            self._steward.relieve()
+        self._steward.rest(entry)
         self._serve_line()
 
     # --- workers ---
 
     def on_ready(self, id_: int, holds: Footprint, load_s: float, now: float) -> None:
         """A load that took load_s seconds ended well: the worker really holds so much."""
-        self._now = now
+        self._steward.now = now
         entry = self.roster[id_]
         self.roster.load_s[entry.spec.key] = load_s
         self.cooling.on_success(entry.spec.key)
@@ -139,7 +133,7 @@ class Fleet:
 
     def on_reshaped(self, id_: int, holds: Footprint, now: float) -> None:
         """A worker has become what it was to become, and really holds so much."""
-        self._now = now
+        self._steward.now = now
         entry = self.roster[id_]
         assert entry.target, "it was told to change"
         entry.shape, entry.target = entry.target, None
@@ -148,10 +142,10 @@ class Fleet:
 
     def on_reshape_failed(self, id_: int, error: BeastError, holds: Footprint, now: float) -> None:
         """A worker could not become what it was to become, and is what it was."""
-        self._now = now
+        self._steward.now = now
         entry = self.roster[id_]
         assert entry.target, "it was told to change"
-        self._note("change_failed", entry.spec, error.message)
+        self._steward.note("change_failed", entry.spec, error.message)
         self.cooling.on_failure(_change_of(entry.target.spec), error, now)
         if isinstance(error, BadModel):
             entry.broken.add(entry.target.spec.key)
@@ -162,7 +156,7 @@ class Fleet:
 
     def on_load_failed(self, id_: int, error: BeastError, now: float) -> None:
         """A load ended without a worker, and no process is left of it."""
-        self._now = now
+        self._steward.now = now
         entry = self.roster.pop(id_)
         smaller = _smaller(entry) if isinstance(error, OutOfMemory) else None
         if entry.state is State.STOPPING:
@@ -170,11 +164,11 @@ class Fleet:
         elif isinstance(error, WorkerDied):
             self._load_killed(entry, error)
         elif smaller is not None:
-            self._note("retry", smaller.best, f"{entry.spec.label} ran out of memory: {error.message}")
+            self._steward.note("retry", smaller.best, f"{entry.spec.label} ran out of memory: {error.message}")
             self._line_up_smaller(entry, smaller, error)
         else:
             failure = self.cooling.on_failure(entry.spec.key, error, now)
-            self._note("cool_down", entry.spec, f"for {failure.until - now:.0f} s: {error.message}")
+            self._steward.note("cool_down", entry.spec, f"for {failure.until - now:.0f} s: {error.message}")
             self._refuse_all(entry.waiters, error)
         self._serve_line()
 
@@ -183,16 +177,16 @@ class Fleet:
         if entry.n_killed == MOST_KILLED:
             self._refuse_all(entry.waiters, error)
             return
-        self._note("retry", entry.spec, error.message)
+        self._steward.note("retry", entry.spec, error.message)
         for ticket, want in entry.waiters.items():
             self._line_up(ticket, want, entry.order).n_killed = entry.n_killed + 1
 
     def on_died(self, id_: int, now: float) -> None:
         """A loaded worker's process is gone. Its requests learn it from the worker; their leases are void."""
-        self._now = now
+        self._steward.now = now
         entry = self.roster.pop(id_)
         if entry.state is not State.STOPPING:
-            self._note(
+            self._steward.note(
                 "died", entry.spec, f"its process ended by itself, with {_n_answers(len(entry.leases))} under way"
             )
         for ticket in entry.leases:
@@ -207,12 +201,12 @@ class Fleet:
 
     def on_measured(self, id_: int, holds: Footprint, now: float) -> None:
         """A worker really holds so much."""
-        self._now = now
+        self._steward.now = now
         entry = self.roster.get(id_)
         if entry is not None and entry.state is State.READY:
             has_shrunk = not entry.holds.fits_in(holds)
             entry.holds = holds
-            self._relieve()
+            self._steward.relieve()
             if has_shrunk:
                 self._serve_line()
 
@@ -220,42 +214,43 @@ class Fleet:
 
     def on_budget(self, budget: Footprint, now: float) -> None:
         """So much may be held from now on: the configuration's, less what other programs need of it."""
-        self._now = now
+        self._steward.now = now
         has_grown = not budget.fits_in(self.roster.budget)
         self.roster.budget = budget
-        self._relieve()
+        self._steward.relieve()
         if has_grown:
             self._serve_line()
 
     def on_pins(self, names: frozenset[str], now: float) -> None:
         """These models ("cub:latest") and variants ("cub:latest@q8_0") never leave from now on; others may."""
-        self._now = now
+        self._steward.now = now
         self.roster.pins = frozenset(name.lower() for name in names)
         self._serve_line()
 
     def on_unload(self, id_: int, now: float) -> bool:
         """Someone wants the worker out: now if it is idle, else when its answers have ended. False: it is gone."""
-        self._now = now
+        self._steward.now = now
         entry = self.roster.get(id_)
         if entry is None or entry.state is State.STOPPING:
             return False
         entry.is_unloading = True
-        self._rest(entry)
+        self._steward.rest(entry)
         return True
 
     def on_tick(self, now: float) -> None:
         """Time has passed: idle workers whose keep-alive ran out stop, others go to sleep or step up."""
-        self._now = now
+        self._steward.now = now
         for entry in self.roster:
-            self._rest(entry)
-        if self._step_up_at <= now:
-            self._step_up_at = now + STEP_UP_AFTER_S
-            self._step_up()
+            self._steward.rest(entry)
+        if self._steward.step_up_at <= now:
+            self._steward.put_off_step_up()
+            if not self.line.n_waiting:
+                self._steward.step_up()
         self._serve_line()
 
     def on_close(self, error: BeastError, now: float) -> None:
         """Everything ends: who waits is refused with this error, as is who comes later, and every worker stops."""
-        self._now = now
+        self._steward.now = now
         self._closed = error
         for claim in self.line.clear():
             self._refuse_all(claim.tickets, error)
@@ -263,7 +258,7 @@ class Fleet:
             self._refuse_all(entry.waiters, error)
             entry.waiters = {}
             if entry.state is not State.STOPPING:
-                self._stop(entry)
+                self._steward.stop(entry)
 
     # --- taking a request ---
 
@@ -276,7 +271,7 @@ class Fleet:
         """Give the request the worker, now or when it is what the request needs."""
         if len(want.rungs) > len(entry.ladder):
             entry.ladder = want.rungs
-            self._step_up_at = min(self._step_up_at, self._now + STEP_UP_AFTER_S)  # it may be below its best
+            self._steward.expect_step_up()
         self._places[ticket] = entry
         if entry.state is State.LOADING or not entry.answers(want):
             entry.waiters[ticket] = want
@@ -291,7 +286,7 @@ class Fleet:
         if not rungs:
             failure = failures[want.best.key]
             assert failure, "all of them rest"
-            self._refuse(ticket, refusals.cooling_down(want.best, failure, self._now))
+            self._refuse(ticket, refusals.cooling_down(want.best, failure, self._steward.now))
             return
         if error := self._impossible(Want(rungs)):
             self._refuse(ticket, error)
@@ -314,8 +309,8 @@ class Fleet:
         want = Want((spec,))
         entry = self.roster.convertible(want)
         if entry is None or entry.is_unloading:
-            return self.cooling.resting(spec.key, self._now)
-        return self.cooling.resting(_change_of(self.roster.conversions(want, entry)[0]), self._now)
+            return self.cooling.resting(spec.key, self._steward.now)
+        return self.cooling.resting(_change_of(self.roster.conversions(want, entry)[0]), self._steward.now)
 
     def _line_up(self, ticket: Ticket, want: Want, order: int) -> Claim:
         claim = self._places[ticket] = self.line.add(ticket, want, order)
@@ -382,7 +377,7 @@ class Fleet:
         return self._try_replace(claim, entry, promised) if coming is None and entry.is_idle else coming
 
     def _try_convert(self, claim: Claim, entry: Entry, promised: Footprint) -> Footprint | None:
-        plan_for = self.roster.planner(self._now, promised=promised, but=entry)
+        plan_for = self.roster.planner(self._steward.now, promised=promised, but=entry)
         for spec in self.roster.conversions(claim.want, entry):
             target = Shape(spec)
             more = entry.would_hold(target) - entry.holds
@@ -391,35 +386,35 @@ class Fleet:
                 self.line.take(claim)
                 entry.waiters = claim.tickets
                 self._places.update(dict.fromkeys(claim.tickets, entry))
-                self._reshape(entry, target, f"{_requests(claim.tickets)} it")
+                self._steward.reshape(entry, target, f"{_requests(claim.tickets)} it")
                 return Footprint()
             if plan.verdict is not Verdict.WAIT:
-                self._make_room(plan, spec)
+                self._steward.make_room(plan, spec)
                 return more
         return None
 
     def _try_replace(self, claim: Claim, entry: Entry, promised: Footprint) -> Footprint | None:
         """Stop an idle worker that cannot change in place for what it holds beyond what was computed of it."""
         spec = self.roster.conversions(claim.want, entry)[-1]
-        plan = self.roster.planner(self._now, promised=promised, but=entry)(spec.need - entry.holds)
+        plan = self.roster.planner(self._steward.now, promised=promised, but=entry)(spec.need - entry.holds)
         if plan.verdict is Verdict.WAIT:
             return None
-        self._note("evict", entry.spec, f"{spec.label} needs {spec.need}, and it holds {entry.holds}")
-        self._stop(entry)
+        self._steward.note("evict", entry.spec, f"{spec.label} needs {spec.need}, and it holds {entry.holds}")
+        self._steward.stop(entry)
         return spec.need
 
     def _try_load(self, claim: Claim, promised: Footprint) -> Footprint | None:
         """Start a worker, in the best variant for which nobody must leave, else in the smallest."""
         rungs = claim.want.rungs
         mild = [(rung, policy.ALL_ACTS[:n]) for n in (1, 2) for rung in rungs] if len(rungs) > 1 else []
-        plan_for = self.roster.planner(self._now, promised=promised)
+        plan_for = self.roster.planner(self._steward.now, promised=promised)
         for spec, acts in [*mild, (rungs[-1], policy.ALL_ACTS)]:
             plan = plan_for(spec.need, acts=acts)
             if plan.verdict is Verdict.START and self.roster.by_key(spec.key) is None:
                 self._start(claim, spec)
                 return Footprint()
             if plan.verdict is not Verdict.WAIT:
-                self._make_room(plan, spec)
+                self._steward.make_room(plan, spec)
                 return spec.need
         return None
 
@@ -430,42 +425,9 @@ class Fleet:
         self.roster.add(entry)
         self._places.update(dict.fromkeys(claim.tickets, entry))
         if spec.key != claim.want.best.key:
-            self._step_up_at = self._now + STEP_UP_AFTER_S
-        self._note("load", spec, f"{_requests(claim.tickets)} it; it needs {spec.need}")
+            self._steward.put_off_step_up()
+        self._steward.note("load", spec, f"{_requests(claim.tickets)} it; it needs {spec.need}")
         self._effects.start(entry.id, spec)
-
-    # --- making room ---
-
-    def _relieve(self) -> None:
-        """Workers may hold more than there is: bring them back within it, as far as can be had now."""
-        self._make_room(self.roster.planner(self._now)(Footprint(), is_relief=True), None)
-
-    def _make_room(self, plan: policy.Plan, wanted: WorkerSpec | None) -> None:
-        if plan.moves:
-            self._step_up_at = self._now + STEP_UP_AFTER_S
-        for entry, target in [(self.roster[move.id], self.roster.after(move)) for move in plan.moves]:
-            tenant = self.roster.tenant(entry, self._now)
-            why = f"{wanted.label} needs {wanted.need}" if wanted else "the workers hold more than the budget"
-            why += f"; {_worth(tenant, self._now)}"
-            if target is None:
-                self._note("evict", entry.spec, f"{why}; frees {entry.holds}")
-                self._stop(entry)
-            elif self.roster.by_key(target.spec.key) in (None, entry):  # else an earlier move took this variant
-                self._reshape(entry, target, why)
-
-    def _step_up(self) -> None:
-        """Let the most wanted of the models that were stepped down have a better variant, if all is quiet."""
-        if self.line.n_waiting:
-            return
-        margin = self.roster.budget.times(STEP_UP_MARGIN)
-        entries = [entry for entry in self.roster if entry.can_step_up(self._now)]
-        for entry in sorted(entries, key=lambda it: -self.roster.demand.rate(it.ladder[0].key, self._now)):
-            plan_for = self.roster.planner(self._now, but=entry)
-            for rung in self.roster.higher(entry):
-                more = entry.would_hold(Shape(rung)) - entry.holds
-                if plan_for(more + margin).verdict is Verdict.START:
-                    self._reshape(entry, Shape(rung), "there is room for it again")
-                    return
 
     # --- one worker ---
 
@@ -480,46 +442,9 @@ class Fleet:
                 self._seat(ticket, want, entry)
             else:  # it joined before its neighbours chose another shape
                 self._line_up(ticket, want, entry.order)
-        self._rest(entry)
-        self._relieve()  # it may hold more than it said
+        self._steward.rest(entry)
+        self._steward.relieve()  # it may hold more than it said
         self._serve_line()
-
-    def _rest(self, entry: Entry) -> None:
-        """Let an idle worker go, or sleep, when its time has come."""
-        if not entry.is_idle:
-            return
-        idle_s = self._now - entry.idle_since
-        if entry.is_unloading:
-            self._note("unload", entry.spec, "as it was told to")
-            self._stop(entry)
-        elif self.roster.is_pinned(entry.spec):
-            return
-        elif entry.expires_at <= self._now:
-            self._note("expire", entry.spec, f"nobody came for {idle_s:.0f} s")
-            self._stop(entry)
-        elif self._sleeps_at(entry) <= self._now:
-            self._reshape(entry, Shape(entry.spec, is_asleep=True), f"nobody came for {idle_s:.0f} s")
-
-    def _next_end(self, entry: Entry) -> float:
-        """When an idle worker's time comes."""
-        if not entry.is_idle or self.roster.is_pinned(entry.spec):
-            return math.inf
-        return min(entry.expires_at, self._sleeps_at(entry))
-
-    def _sleeps_at(self, entry: Entry) -> float:
-        return math.inf if entry.is_asleep else max(entry.idle_since + self._sleep_after_s, entry.hold_still_until)
-
-    def _reshape(self, entry: Entry, target: Shape, why: str) -> None:
-        self._note(entry.shape.way_to(target), target.spec, why)
-        if target.spec.key != entry.spec.key:
-            self._step_up_at = self._now + STEP_UP_AFTER_S
-        entry.holds = entry.holds.or_more(entry.would_hold(target))
-        entry.state, entry.target = State.CHANGING, target
-        self._effects.reshape(entry.id, target)
-
-    def _stop(self, entry: Entry) -> None:
-        entry.state = State.STOPPING
-        self._effects.stop(entry.id)
 
     def _refuse(self, ticket: Ticket, error: BeastError) -> None:
         self._places.pop(ticket, None)
@@ -528,9 +453,6 @@ class Fleet:
     def _refuse_all(self, tickets: Iterable[Ticket], error: BeastError) -> None:
         for ticket in tickets:
             self._refuse(ticket, error)
-
-    def _note(self, act: str, spec: WorkerSpec, why: str) -> None:
-        self._effects.note(self.journal.note(self._now, act, spec.label, why))
 
 
 def _has_slot(entry: Entry, want: Want) -> bool:
@@ -561,11 +483,3 @@ def _requests(tickets: Collection[Ticket]) -> str:
 
 def _n_answers(n: int) -> str:
     return "one answer" if n == 1 else f"{n or 'no'} answers"
-
-
-def _worth(tenant: policy.Tenant, now: float) -> str:
-    """Why this worker and no other, in numbers."""
-    return (
-        f"idle for {now - tenant.idle_since:.0f} s, {tenant.rate * 3600:.1f} requests an hour expected, "
-        f"a reload takes {tenant.reload_s:.1f} s"
-    )

@@ -22,6 +22,7 @@ from beastd.fleet.journal import Decision
 from beastd.fleet.lease import Door, Lease
 from beastd.fleet.pins import Pins
 from beastd.fleet.process import log_path
+from beastd.fleet.roster import Roster
 from beastd.fleet.spec import Want, WorkerSpec
 from beastd.fleet.status import FleetStatus
 from beastd.fleet.view import View
@@ -74,7 +75,7 @@ class Pool:
         self._logs_dir = logs_dir
         self._clock = clock
         self._fleet = Fleet(
-            self, budget=settings.budget(), max_queue=settings.max_queue, sleep_after_s=settings.sleep_after_s
+            self, Roster(settings.budget()), max_queue=settings.max_queue, sleep_after_s=settings.sleep_after_s
         )
         self._pins = Pins(pins_file)
         self._described: frozenset[str] = frozenset()

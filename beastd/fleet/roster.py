@@ -19,7 +19,7 @@ START_S = 0.5
 class Roster:
     """Every worker, the budget they share, and how much each is wanted."""
 
-    def __init__(self, budget: Footprint, rank: policy.Rank) -> None:
+    def __init__(self, budget: Footprint, rank: policy.Rank = policy.by_cost) -> None:
         self.budget = budget
         self.pins: frozenset[str] = frozenset()
         """Models ("cub:latest") and variants ("cub:latest@q8_0") that never leave, in lower case."""

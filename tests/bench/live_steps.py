@@ -24,8 +24,8 @@ from beastd import ipc
 from beastd.contract import RAM, Final
 from beastd.fit.ledger import Case, Ledger
 from beastd.fleet import Pool, Want, WorkerSpec
-from beastd.fleet import fleet as fleet_module
 from beastd.fleet import pool as pool_module
+from beastd.fleet import steward as steward_module
 from beastd.fleet.footprint import Footprint, ram
 from beastd.fleet.pool import Settings
 from beastd.fleet.worker import Limits
@@ -120,8 +120,8 @@ def resident_bytes(pid: int | None) -> int:
 
 async def main(files: dict[str, Path]) -> None:
     """Down the ladder and up again under eight streams."""
-    fleet_module.STEP_UP_AFTER_S = 0.0
-    fleet_module.STEP_UP_MARGIN = 0.0
+    steward_module.STEP_UP_AFTER_S = 0.0
+    steward_module.STEP_UP_MARGIN = 0.0
     pool_module.LOOK_EVERY_S = 0.05
     folder = Path(tempfile.mkdtemp(prefix="beast-"))
     ladder = await specs(files, folder)

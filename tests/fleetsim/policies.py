@@ -33,8 +33,7 @@ class PlainLru(Fleet):
     rank: policy.Rank = staticmethod(policy.by_recency)
 
     def __init__(self, effects: Effects, *, budget: Footprint, max_queue: int) -> None:
-        super().__init__(effects, budget=budget, max_queue=max_queue)
-        self.roster = _EvictsOnly(budget, self.rank)
+        super().__init__(effects, _EvictsOnly(budget, self.rank), max_queue=max_queue)
 
 
 class Ollama(PlainLru):
@@ -51,7 +50,7 @@ class Ollama(PlainLru):
 
 
 def _ours(effects: Effects, budget: Footprint) -> Fleet:
-    return Fleet(effects, budget=budget, max_queue=MAX_QUEUE, sleep_after_s=SLEEP_AFTER_S)
+    return Fleet(effects, Roster(budget), max_queue=MAX_QUEUE, sleep_after_s=SLEEP_AFTER_S)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from beastd.fleet.entry import Shape
 from beastd.fleet.fleet import Fleet
 from beastd.fleet.footprint import Footprint, ram
 from beastd.fleet.journal import Decision
+from beastd.fleet.roster import Roster
 from beastd.fleet.spec import Want, WorkerSpec
 from beastd.ipc import LoadSettings
 
@@ -72,7 +73,7 @@ class Notebook:
         rank: policy.Rank = policy.by_cost,
     ) -> None:
         self.fleet = Fleet(
-            self, budget=ram(round(budget_gb * GB)), max_queue=max_queue, sleep_after_s=sleep_after_s, rank=rank
+            self, Roster(ram(round(budget_gb * GB)), rank), max_queue=max_queue, sleep_after_s=sleep_after_s
         )
         self.now = 0.0
         self.orders: list[tuple[str, str]] = []

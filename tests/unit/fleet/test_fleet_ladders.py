@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from beastd.errors import BadModel, CoolingDown, DoesNotFit, LoadFailed
-from beastd.fleet.fleet import STEP_UP_AFTER_S
 from beastd.fleet.footprint import ram
+from beastd.fleet.steward import STEP_UP_AFTER_S
 
 GB = 10**9
 

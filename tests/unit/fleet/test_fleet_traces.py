@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from beastd.errors import BeastError, LoadFailed, OutOfMemory, WorkerDied
 from beastd.fleet.entry import Entry
-from beastd.fleet.fleet import STEP_UP_AFTER_S
 from beastd.fleet.footprint import ram
+from beastd.fleet.steward import STEP_UP_AFTER_S
 
 MODELS: list[tuple[str, tuple[float, ...]]] = [
     ("a", (3,)),
