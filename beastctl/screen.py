@@ -14,13 +14,14 @@ SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 
 
 class Progress:
-    """A line on standard error for what takes over a second; it leaves no trace."""
+    """A line on standard error for what takes over a second; on a terminal it leaves no trace."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
         self._started = time.monotonic()
         self._n_turns = 0
         self._is_shown = False
+        self._has_told = False
         self._reason = ""
 
     def load(self, fraction: float) -> None:
@@ -49,10 +50,15 @@ class Progress:
             self._is_shown = False
 
     def _show(self, text: str) -> None:
-        if self._out.isatty() and time.monotonic() - self._started >= PATIENCE_S:
+        if time.monotonic() - self._started < PATIENCE_S:
+            return
+        if self._out.isatty():
             self._out.write(f"\r{clip(text, terminal_width(self._out) or len(text))}\x1b[K")
             self._out.flush()
             self._is_shown = True
+        elif self._reason and not self._has_told:  # a script that waits should know why; once
+            print(f"beast:{self._reason}", file=self._out, flush=True)
+            self._has_told = True
 
 
 class PlainScreen:

@@ -16,6 +16,8 @@ EXIT_NO = 1
 EXIT_SMALLER = 4
 FIT_LIMIT_S = 300.0
 """The header of a model that is not here comes over the network."""
+SPARE = (7, 8, 2, 3)
+"""Columns left out where the terminal is narrow, the first of them first."""
 HEADER = ("", "CONTEXT", "PARALLEL", "KV", "DEVICE", "WEIGHTS", "KV CACHE", "COMPUTE", "PROCESS", "TOTAL", "FITS")
 
 
@@ -68,7 +70,11 @@ def describe(reply: dict[str, Any]) -> str:
     """What /api/fit answered, for people."""
     options = [("asked", reply["asked"]), *(("instead", it) for it in reply["instead"])]
     rows = [row for what, option in options for row in _rows(what, option)]
-    parts = [render.visible(reply["sentence"]), render.table(HEADER, rows), _machine(reply["machine"])]
+    parts = [
+        render.visible(reply["sentence"]),
+        render.table(HEADER, rows, spare=SPARE, width=render.terminal_width(sys.stdout)),
+        _machine(reply["machine"]),
+    ]
     if download := reply.get("download"):
         parts.append(_download(download))
     notes = [f"note: {it}" for it in reply["warnings"]] + [f"next: {it}" for it in reply["next"]]

@@ -92,9 +92,9 @@ def _of_workers(workers: list[WorkerStatus]) -> Iterator[Metric]:
         states.add_metric([worker.name, worker.variant, worker.state], 1)
     yield states
     for name, (text, value) in _GAUGES.items():
-        gauge = GaugeMetricFamily(name, text, labels=["model", "variant"])
+        gauge = GaugeMetricFamily(name, text, labels=["model", "variant", "worker"])
         for worker in workers:
-            gauge.add_metric([worker.name, worker.variant], value(worker))
+            gauge.add_metric([worker.name, worker.variant, str(worker.id)], value(worker))
         yield gauge
     for name, (text, value) in _COUNTERS.items():
         counter = CounterMetricFamily(name, f"{text} By a worker, since its load.", labels=["model", "worker"])

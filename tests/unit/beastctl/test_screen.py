@@ -78,3 +78,18 @@ def test_a_spinner_turns_until_there_is_text(monkeypatch: pytest.MonkeyPatch) ->
     shown.on_tick()
     assert len(err.getvalue()) == n_written
     assert out.getvalue() == "text"
+
+
+def test_a_script_is_told_once_what_it_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a second, as a line on standard error, with nothing that only a terminal understands."""
+    now = 100.0
+    monkeypatch.setattr(screen.time, "monotonic", lambda: now)
+    err = io.StringIO()
+    shown = PlainScreen(io.StringIO(), Progress(err))
+    shown.on_waiting("place 1 in line, waiting for memory")
+    assert err.getvalue() == ""
+    now += 1.5
+    shown.on_tick()
+    shown.on_waiting("place 1 in line, waiting for answers")
+    shown.on_end()
+    assert err.getvalue() == "beast: place 1 in line, waiting for memory\n"
