@@ -28,12 +28,18 @@ Beast speaks Ollama's native API, on a Unix socket (`beast status` names it) and
 Bodies are JSON. An unknown field or option is a 400 that names it. Answers stream as one JSON object a line unless
 `stream` is false; the last line has `done: true`, `done_reason` (`stop`, `length`, `load`, `unload`) and the metrics
 (durations in nanoseconds): `total_duration`, `load_duration`, `prompt_eval_count`, `prompt_eval_cached_count`,
-`prompt_eval_duration`, `eval_count`, `eval_duration`. Beast adds `variant` (the quantization that answered), `n_ctx`
-(tokens the request could hold), `truncated`, and where it is true `dropped_messages` and `dropped_tokens`. While a cold
-model loads, lines with `status: "loading"` and `load_progress` (0 to 1) may come first.
+`prompt_eval_duration`, `eval_count`, `eval_duration`. Beast adds `variant` (the quantization that answered; `variants`,
+in order, where it changed meanwhile), `n_ctx` (tokens the request could hold), `truncated`, and where it is true
+`dropped_messages` and `dropped_tokens`. Before the answer begins there may be lines with `status: "loading"` and
+`load_progress` (0 to 1), while a cold model loads, and with `status: "waiting"`, `queue_position` (1 is next) and
+`waiting_for` (what has to happen first), while there is no memory or no free sequence.
 
 An error is `{"error": text, "code": code, "retryable": bool}` with its HTTP status, or as the last line of a stream
-that had begun.
+that had begun. Where it is known when asking again makes sense, `Retry-After` says so.
+
+`GET /api/ps` adds to Ollama's fields `state` (`loading`, `ready`, `asleep`, `changing`, `stopping`), pins, requests, and
+the models that wait for memory; `GET /api/fleet` tells the budget, what each model's absence would cost, and the latest
+decisions. `POST /api/pin` takes `{"model": name, "pinned": bool}`. `GET /metrics` is Prometheus' text format.
 
 Long work on models (pull, create, quantize, perplexity, adapters, import, export, move) is a job. It streams lines with
 `status` and `job` (its id), and where something is counted `item`, `digest`, `completed`, `total`, `unit`, `rate` (a
@@ -66,7 +72,7 @@ def api() -> str:
     classes = _classes("beastd/contract.py")
     library = {name: node for name, node in _classes("beastd/library/contract.py").items() if name.endswith("Request")}
     parts = [API_HEAD, "## Routes\n", *_routes(), ""]
-    for name in ("GenerateRequest", "ChatRequest", "AnswerRequest", "Message", "Options"):
+    for name in ("GenerateRequest", "ChatRequest", "AnswerRequest", "AdapterAsk", "Message", "Options"):
         parts += _fields(classes[name])
     for node in (*library.values(), _classes("beastd/library/contract.py")["JobInfo"]):
         parts += _fields(node)
