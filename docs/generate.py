@@ -37,9 +37,9 @@ in order, where it changed meanwhile), `n_ctx` (tokens the request could hold), 
 An error is `{"error": text, "code": code, "retryable": bool}` with its HTTP status, or as the last line of a stream
 that had begun. Where it is known when asking again makes sense, `Retry-After` says so.
 
-`GET /api/ps` adds to Ollama's fields `state` (`loading`, `ready`, `asleep`, `changing`, `stopping`), pins, requests, and
-the models that wait for memory; `GET /api/fleet` tells the budget, what each model's absence would cost, and the latest
-decisions. `POST /api/pin` takes `{"model": name, "pinned": bool}`. `GET /metrics` is Prometheus' text format.
+`GET /api/ps` adds to Ollama's fields `state` (`loading`, `ready`, `asleep`, `changing`, `stopping`), pins, requests,
+and the models that wait for memory; `GET /api/fleet` tells the budget, what each model's absence would cost, and the
+latest decisions. `POST /api/pin` takes `{"model": name, "pinned": bool}`. `GET /metrics` is Prometheus' text format.
 
 Long work on models (pull, create, quantize, perplexity, adapters, import, export, move) is a job. It streams lines with
 `status` and `job` (its id), and where something is counted `item`, `digest`, `completed`, `total`, `unit`, `rate` (a
