@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _PR_SET_PDEATHSIG = 1
 _PROGRESS_EVERY_S = 0.05
-_LOAD_NICENESS = 10
+LOAD_NICENESS = 10
 """A tenth of a core that a loaded model keeps busy: it hardly notices, and the load still ends."""
 
 
@@ -105,7 +105,7 @@ def _yield_to_others() -> None:
     """Let other processes come before this thread and those it will start; Linux keeps a priority for each thread."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads would stay, and are not needed
     if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOAD_NICENESS)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOAD_NICENESS)
 
 
 def _made(order: ipc.Load, link: Link) -> tuple[Engine, Llama]:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,14 @@ def logged(start_daemon: StartDaemon) -> RunningDaemon:
 
 def start(daemon: RunningDaemon, *arguments: str) -> subprocess.Popen[str]:
     pipe = subprocess.PIPE
-    return subprocess.Popen([BEAST, "logs", *arguments], env=daemon.env, stdout=pipe, stderr=pipe, text=True)
+    return subprocess.Popen(
+        [BEAST, "logs", *arguments],
+        env=daemon.env,
+        stdout=pipe,
+        stderr=pipe,
+        text=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - ignored in background jobs
+    )
 
 
 def beast(daemon: RunningDaemon, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -16,6 +16,7 @@ import pytest
 
 import beastd
 from beastd import ipc
+from beastd.engine.__main__ import LOAD_NICENESS
 
 CUB = Path(beastd.__file__).parent / "builtin" / "cub"
 SHARDS = [str(CUB / f"cub-f16-0000{n}-of-00002.gguf") for n in (1, 2)]
@@ -100,7 +101,7 @@ def test_it_loads_behind_everyone_else_and_serves_beside_them(start: Start) -> N
     seen: set[int] = set()
     while (message := engine.hear(ipc.Progress, ipc.Ready)) and not isinstance(message, ipc.Ready):
         seen |= niceness(engine.process.pid)
-    assert max(seen) == 19
+    assert max(seen) == LOAD_NICENESS
     assert engine.answer().final
     assert niceness(engine.process.pid) == {os.getpriority(os.PRIO_PROCESS, 0)}
 
@@ -128,7 +129,7 @@ def test_a_variant_there_is_no_memory_for_leaves_the_one_before(start: Start) ->
     engine.hear(ipc.Ready)
     assert engine.answer(1).final
     engine.limit(engine.address_bytes + 2**23)
-    engine.send(ipc.Reshape(load=load(SHARDS, mmap=False)))
+    engine.send(ipc.Reshape(load=load(SHARDS, mmap=False, n_ctx=2048, n_parallel=64)))
     reshaped = engine.hear(ipc.Reshaped)
     assert reshaped.failure.code == "out_of_memory"
     assert engine.answer(2).final
