@@ -136,7 +136,11 @@ class Service:
     def _resolve(self, request: AnswerRequest) -> Resolved:
         asked = request.adapters
         adapters = None if asked is None else [AdapterName(it.name, it.scale) for it in asked]
-        resolved = self._registry.resolve(request.model, self._config.default_model, adapters)
+        return self._resolve_name(request.model, adapters)
+
+    def _resolve_name(self, name: str, adapters: Sequence[AdapterName] | None = None) -> Resolved:
+        """As the registry does; the pool hears whether the description, as it is now, pins the model."""
+        resolved = self._registry.resolve(name, self._config.default_model, adapters)
         self._pool.on_described(str(resolved.model.name), is_pinned=resolved.model.fields.pinned)
         return resolved
 
@@ -160,14 +164,13 @@ class Service:
         Conflict where its modelfile or the configuration pins it.
         """
         try:
-            resolved = self._registry.resolve(name, self._config.default_model)
+            resolved = self._resolve_name(name)
         except (ModelNotFound, BadModel):
             whole = self._registry.with_hub_tag(parse_name(name)).whole
             if is_pinned or whole.lower() not in self._pool.snapshot().pins:
                 raise
             self._pool.pin(whole, is_pinned=False)  # it went, or broke, after it was pinned
             return whole
-        self._pool.on_described(str(resolved.model.name), is_pinned=resolved.model.fields.pinned)
         if not is_pinned and resolved.model.fields.pinned:
             raise Conflict(f"{resolved.model.name} is pinned by its modelfile: `beast edit` takes `pinned` out there")
         self._pool.pin(resolved.name.whole, is_pinned=is_pinned)

@@ -42,7 +42,7 @@ class Wants:
         settings = self._settings(model, top, self._n_ctx(resolved, top, num_ctx))
         rungs = [resolved.variant]
         if resolved.name.variant is None and self.is_adaptive(model):
-            rungs += await self._smaller(model, resolved.variant, top)
+            rungs += await asyncio.to_thread(self._smaller, model, resolved.variant, top)
         keys = [_key(model, it, settings) for it in rungs]
         return self.loaded(keys, settings.n_ctx) or await self._measured(model, rungs, settings)
 
@@ -62,11 +62,10 @@ class Wants:
     async def _shape(self, variant: Variant) -> ModelShape:
         return await asyncio.to_thread(self.registry.shape, variant.files)
 
-    async def _smaller(self, model: Model, best: Variant, shape: ModelShape) -> list[Variant]:
-        """The usable variants smaller than the best, largest first."""
+    def _smaller(self, model: Model, best: Variant, shape: ModelShape) -> list[Variant]:
+        """The usable variants smaller than the best, largest first. Blocks."""
         found = [it for it in model.variants.values() if not it.problem and it.size_bytes < best.size_bytes]
-        shapes = {it.name: await self._shape(it) for it in found}
-        same = [it for it in found if shapes[it.name].is_same_model(shape)]
+        same = [it for it in found if self.registry.shape(it.files).is_same_model(shape)]
         return sorted(same, key=lambda it: -it.size_bytes)
 
     def _n_ctx(self, resolved: Resolved, shape: ModelShape, num_ctx: int | None) -> int:

@@ -71,7 +71,6 @@ class Pool:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
-        self._limits = settings.limits
         self._logs_dir = logs_dir
         self._clock = clock
         self._fleet = Fleet(
@@ -86,7 +85,6 @@ class Pool:
         self._lives: dict[int, Life] = {}
         self._view = View(self._fleet, self._lives, self._leases, clock)
         self._timer: asyncio.TimerHandle | None = None
-        self._looker: asyncio.Task[None] | None = None
 
     # --- for the service ---
 
@@ -160,7 +158,7 @@ class Pool:
 
     def start(self, id: int, spec: WorkerSpec) -> None:  # noqa: A002 - as the protocol has it
         """Start a worker and follow its life."""
-        worker = Worker(spec, log_path(self._logs_dir, spec.label, spec.key), self._limits)
+        worker = Worker(spec, log_path(self._logs_dir, spec.label, spec.key), self._settings.limits)
         self._lives[id] = Life(worker, _task(self._live(id, worker), f"worker of {spec.label}"))
 
     def reshape(self, id: int, shape: Shape) -> None:  # noqa: A002
