@@ -87,12 +87,13 @@ def _of_fleet(fleet: FleetStatus) -> Iterator[Metric]:
 def _of_workers(workers: list[WorkerStatus]) -> Iterator[Metric]:
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-    states = GaugeMetricFamily("beast_worker_state", "1 for the state it is in.", labels=["model", "variant", "state"])
+    labels = ["model", "variant", "worker"]
+    states = GaugeMetricFamily("beast_worker_state", "1 for the state it is in.", labels=[*labels, "state"])
     for worker in workers:
-        states.add_metric([worker.name, worker.variant, worker.state], 1)
+        states.add_metric([worker.name, worker.variant, str(worker.id), worker.state], 1)
     yield states
     for name, (text, value) in _GAUGES.items():
-        gauge = GaugeMetricFamily(name, text, labels=["model", "variant", "worker"])
+        gauge = GaugeMetricFamily(name, text, labels=labels)
         for worker in workers:
             gauge.add_metric([worker.name, worker.variant, str(worker.id)], value(worker))
         yield gauge
