@@ -21,7 +21,7 @@ class Rooms:
         self.unloaded: list[int] = []
         self.error: BeastError = ModelNotFound("gone")
 
-    def resolve(self, _name: str, _default: str) -> Any:
+    def resolve(self, _name: str, _default: str, _adapters: object = ()) -> Any:
         raise self.error
 
     def with_hub_tag(self, asked: ModelName) -> ModelName:
