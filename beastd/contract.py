@@ -112,6 +112,9 @@ class AdapterAsk(Struct, frozen=True, forbid_unknown_fields=True):
     """None: the model's own for it."""
 
 
+Priority = Literal["high", "normal", "low"]
+
+
 class AnswerRequest(Struct, kw_only=True, forbid_unknown_fields=True):
     """What generate and chat have in common."""
 
@@ -134,6 +137,8 @@ class AnswerRequest(Struct, kw_only=True, forbid_unknown_fields=True):
     """Only false is taken: Beast never shifts the context."""
     logprobs: bool | None = None
     """Give each token's log-probability."""
+    priority: Priority | None = None
+    """high goes before others, low after them; default is the client's, or else normal."""
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     """How many of the likeliest tokens to give beside each (needs logprobs)."""
 

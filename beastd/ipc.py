@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from beastd.contract import Final, Logprob, Message
+from beastd.contract import Final, Logprob, Message, Priority
 
 MAX_FRAME_BYTES = 64 * 2**20
 """A longer line is a protocol error; the HTTP body limit keeps requests far below it."""
@@ -23,7 +23,9 @@ class LoadSettings(Struct, frozen=True, kw_only=True):
     n_ctx: int = 4096
     """Tokens one sequence may hold."""
     n_parallel: int = 1
-    """Sequences that run at once."""
+    """Sequences of n_ctx tokens that the KV cache has room for."""
+    n_sequences: int = 0
+    """Most sequences that run at once, since most are shorter or share a prefix; 0: n_parallel."""
     n_batch: int = 2048
     n_ubatch: int = 512
     n_threads: int = 0
@@ -38,6 +40,17 @@ class LoadSettings(Struct, frozen=True, kw_only=True):
     mmap: bool = True
     step_ms: int = 300
     """Target for the longest step while others stream, in milliseconds: bounds prefill chunks."""
+
+
+class KvTiers(Struct, frozen=True, kw_only=True):
+    """Where KV of prefixes that left the cache goes."""
+
+    folder: str
+    """Of the disk tier, shared by all workers."""
+    memory_bytes: int
+    """Most that the tier in the worker's memory may hold; 0: there is none."""
+    disk_bytes: int
+    """Most that all files in the folder may take together; 0: there is no such tier."""
 
 
 class Adapter(Struct, frozen=True):
@@ -104,6 +117,11 @@ class Load(Struct, frozen=True, tag="load", kw_only=True):
     """The quantization, as answers name it."""
     template: str | None = None
     """Chat template instead of the file's own."""
+    digest: str = ""
+    """Of the model file: KV computed with one file is worthless to another."""
+    tiers: KvTiers | None = None
+    draft: str | None = None
+    """A small model of the same vocabulary that proposes tokens."""
     settings: LoadSettings
 
 
@@ -121,6 +139,10 @@ class Reshape(Struct, frozen=True, tag="reshape", kw_only=True):
 
 class Ping(Struct, frozen=True, tag="ping"):
     """Say Pong between two steps: a loop that does not is taken for hung."""
+
+
+class Leave(Struct, frozen=True, tag="leave"):
+    """Save what KV is worth keeping to the disk tier, then exit. Only a worker without requests is told so."""
 
 
 class Detach(Struct, frozen=True, tag="detach"):
@@ -142,6 +164,11 @@ class Submit(Struct, frozen=True, tag="submit", kw_only=True):
     """The request's own limit, when below the worker's."""
     top_logprobs: int | None = None
     """None: no logprobs; 0: the chosen token's alone."""
+    priority: Priority = "normal"
+    client: str = ""
+    """Who asks, as fair shares know clients: "uid:1000"."""
+    weight: float = 1.0
+    """The client's share next to others'."""
 
 
 class Cancel(Struct, frozen=True, tag="cancel"):
@@ -150,7 +177,7 @@ class Cancel(Struct, frozen=True, tag="cancel"):
     id: int
 
 
-ToWorker = Load | Reshape | Ping | Detach | Submit | Cancel
+ToWorker = Load | Reshape | Ping | Leave | Detach | Submit | Cancel
 
 
 # --- worker → daemon ---
