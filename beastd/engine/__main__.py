@@ -110,19 +110,22 @@ def _yield_to_others() -> None:
 
 def _made(order: ipc.Load, link: Link) -> tuple[Engine, Llama]:
     # Imported only now: the reader thread must be up before anything slow, and it needs neither numpy nor llama.cpp.
+    from beastd.engine.cells import LlamaCells
     from beastd.engine.engine import Engine
     from beastd.engine.intake import Intake
-    from beastd.engine.kvcache import RUN_BONUS, KVCache
     from beastd.engine.llama import Llama
     from beastd.engine.outbox import Outbox
+    from beastd.engine.reshape import new_cache
     from beastd.engine.scheduler import Scheduler, StepBudget
+    from beastd.engine.tiers import Tiers
 
     llama = Llama(order, _progress(link))
     intake = Intake(llama, order.template)
     intake.rehearse()
     rate = llama.warm_up()
-    cache = KVCache(llama.n_parallel, run_bonus=RUN_BONUS if order.settings.kv_layout == "partitioned" else 0)
-    scheduler = Scheduler(cache, StepBudget(order.settings.step_ms / 1e3, llama.n_batch, rate))
+    cells = LlamaCells(llama, Tiers(order.tiers, order.digest))
+    budget = StepBudget(order.settings.step_ms / 1e3, llama.n_batch, rate)
+    scheduler = Scheduler(new_cache(llama, cells), budget, llama.n_sequences, cells)
     return Engine(llama, intake, scheduler, link.inbox, Outbox(link.send)), llama
 
 

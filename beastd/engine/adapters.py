@@ -1,14 +1,27 @@
-"""Which LoRA adapter files are in memory, and which of them leave it. Decides only; llama obeys."""
+"""Sets of LoRA adapters; which adapter files are in memory, and which of them leave it. Decides only; llama obeys."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterable, Set
 from typing import Generic, TypeVar
 
 Handle = TypeVar("Handle")
 
+AdapterSet = tuple[tuple[str, float], ...]
+"""LoRA adapters as (path, scale), by path: KV computed with one set is worthless to another."""
+
 MAX_IDLE = 32
 """Adapters kept attached that no request uses; beyond them the least recently used are freed."""
+
+
+def adapter_set(adapters: Iterable[tuple[str, float]]) -> AdapterSet:
+    """The set these make: their order is no difference, and one of scale 0 does nothing."""
+    return tuple(sorted((path, scale) for path, scale in adapters if scale))
+
+
+def renamed(adapters: AdapterSet, path: str, name: str) -> AdapterSet:
+    """The set with this adapter under another name."""
+    return adapter_set((name if it == path else it, scale) for it, scale in adapters)
 
 
 class Attached(Generic[Handle]):

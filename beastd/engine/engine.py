@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 import traceback
+from contextlib import suppress
 from dataclasses import asdict
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
 from beastd import ipc
 from beastd.contract import Logprob, TokenLogprob
@@ -23,6 +24,9 @@ from beastd.errors import BeastError, EngineFailed
 
 INTAKE_NS = 20_000_000
 """A step takes no further request after so long: rendering and tokenizing their prompts stalls every stream."""
+
+READING_S = 0.002
+"""How long to wait for KV from the disk, or a message, when there is nothing to compute meanwhile."""
 
 
 class Engine:
@@ -76,6 +80,9 @@ class Engine:
         if self._scheduler.is_idle and not self._arrived:
             self._outbox.flush(time.monotonic_ns())
             self._hear(self._inbox.get())
+        elif not self._scheduler.running and not self._arrived:  # KV is on its way from the disk, for all who wait
+            with suppress(Empty):
+                self._hear(self._inbox.get(timeout=READING_S))
         while not self._inbox.empty():
             self._hear(self._inbox.get_nowait())
 
@@ -143,13 +150,9 @@ class Engine:
         self._scheduler.add(sequence)
 
     def _begin(self, sequence: Sequence, now_ns: int) -> None:
-        """The sequence has its slot: drop from it what the prompt does not share."""
-        assert sequence.slot is not None
-        sequence.prompt_start_ns = sequence.prompt_start_ns or now_ns
-        if not self._llama.forget(sequence.slot.index, sequence.n_cached):
-            sequence.slot.tokens.clear()
-            sequence.n_cached = 0
-        self._tally.n_cached += sequence.n_cached
+        if not sequence.prompt_start_ns:
+            sequence.prompt_start_ns = now_ns
+            self._tally.n_cached += sequence.n_cached
 
     def _tell_positions(self, now_ns: int) -> None:
         if self._positions.is_due(self._scheduler.waiting, now_ns):
@@ -173,7 +176,7 @@ class Engine:
         rows = iter(logits)
         for chunk in chunks:
             assert chunk.sequence.slot is not None
-            chunk.sequence.slot.tokens += chunk.tokens
+            self._scheduler.cache.extend(chunk.sequence.slot, chunk.tokens)
             if chunk.wants_logits:
                 self._try_advance(chunk.sequence, next(rows), now_ns)
 
@@ -231,8 +234,7 @@ class Engine:
         failure = _failure(error)
         for sequence in {id(chunk.sequence): chunk.sequence for chunk in chunks}.values():
             assert sequence.slot is not None
-            sequence.slot.tokens.clear()
-            self._llama.forget(sequence.slot.index, 0)
+            self._scheduler.cache.cut(sequence.slot, 0)
             self._outbox.end(sequence.id, failure)
             self._drop(sequence)
 

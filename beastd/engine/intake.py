@@ -11,9 +11,9 @@ import numpy as np
 
 from beastd import ipc
 from beastd.contract import Message
+from beastd.engine.adapters import adapter_set
 from beastd.engine.detokenizer import Detokenizer, ThinkingSplitter
 from beastd.engine.grammar import Grammar, to_gbnf
-from beastd.engine.kvcache import adapter_set
 from beastd.engine.llama import Llama
 from beastd.engine.prompt import PLAIN_TEMPLATE, ChatTemplate, fit, opens_thinking
 from beastd.engine.sampler import Sampler

@@ -17,8 +17,7 @@ import llama_cpp.llama_cpp as lib
 import numpy as np
 import numpy.typing as npt
 
-from beastd.engine.adapters import Attached
-from beastd.engine.kvcache import AdapterSet, renamed
+from beastd.engine.adapters import AdapterSet, Attached, renamed
 from beastd.engine.kvstate import State, with_streams
 from beastd.engine.memory import give_back
 from beastd.engine.pages import unload_pages
@@ -36,6 +35,10 @@ _BUFFER_SIZE = re.compile(r"(\S+)\s+(model|KV|RS|output|compute) buffer size =\s
 _NO_MEMORY = re.compile(r"(?:failed|unable) to allocate|bad_alloc|out of memory|Cannot allocate memory", re.IGNORECASE)
 _SPARE_MEMORY = "free memory, or try a smaller variant, a smaller context or fewer parallel sequences"
 _WARM_UP_TOKENS = 64
+_N_KEPT = 31
+"""Ended sequences whose prefixes a unified cache keeps, as far as there are cells, besides those that run."""
+_MOST_SEQUENCES = 256
+"""``LLAMA_MAX_SEQ``."""
 _N_LANDMARKS = 64
 """Tokens whose texts tell one vocabulary from another of the same size."""
 
@@ -183,6 +186,7 @@ class Llama:
         self.n_threads = load.settings.n_threads or default_threads()
         self.n_ctx = load.settings.n_ctx
         self.n_parallel = load.settings.n_parallel
+        self.n_sequences = load.settings.n_parallel
         try:
             if not self._model:
                 self._open_model(load)
@@ -228,11 +232,22 @@ class Llama:
         )
 
     def _open_context(self, load: Load) -> None:
+        self.is_unified = load.settings.kv_layout == "unified" and self.has_plain_cache
+        """All sequences share their cells. The windows and states of other models are a sequence's own."""
+        if self.is_unified:
+            self.n_sequences = max(load.settings.n_sequences, self.n_parallel)
         self._ctx = self._make_context(load)
         self._memory = lib.llama_get_memory(self._ctx)
         self.n_ctx = min(load.settings.n_ctx, int(lib.llama_n_ctx_seq(self._ctx)))
         self.n_batch = int(lib.llama_n_batch(self._ctx))
-        self._batch = Batch(self.n_batch, self.n_parallel, self.n_ctx)
+        self.n_cells = int(lib.llama_n_ctx(self._ctx)) if self.is_unified else None
+        """Cells that all sequences share; None: each has its own (``KVCache``)."""
+        self._batch = Batch(self.n_batch, self.n_slots, self.n_ctx)
+
+    @property
+    def n_slots(self) -> int:
+        """Sequences that the cache can tell apart, ended ones included."""
+        return self.n_parallel if not self.is_unified else min(_MOST_SEQUENCES - 1, self.n_sequences + _N_KEPT)
 
     def _load_model(self, load: Load) -> lib.llama_model_p:
         def report(fraction: float, _user_data: object) -> bool:
@@ -264,15 +279,15 @@ class Llama:
         settings = load.settings
         params = lib.llama_context_default_params()
         params.n_ctx = settings.n_ctx * settings.n_parallel
-        params.n_seq_max = settings.n_parallel
+        params.n_seq_max = self.n_slots + int(self.is_unified)  # and one to save and restore parts
         params.n_batch = settings.n_batch
         params.n_ubatch = min(settings.n_ubatch, settings.n_batch)
         # Logits are wanted for one token a sequence: room for a whole batch of them would be the largest buffer.
-        params.n_outputs_max = self._n_outputs or settings.n_parallel
+        params.n_outputs_max = self._n_outputs or params.n_seq_max  # fewer is an assertion (``output_reserve``)
         params.n_threads = params.n_threads_batch = self.n_threads
         params.flash_attn_type = _FLASH_ATTN[settings.flash_attn]
         params.type_k = params.type_v = _KV_TYPE[settings.kv_type]
-        params.kv_unified = settings.kv_layout == "unified"
+        params.kv_unified = self.is_unified
         context = lib.llama_init_from_model(self._model, params)
         if not context:
             context_size = f"{settings.n_parallel} × {settings.n_ctx} tokens"
@@ -408,30 +423,71 @@ class Llama:
         lib.llama_memory_seq_rm(self._memory, slot, -1, -1)
         return False
 
+    def can_reuse(self, slot: int, n: int) -> bool:
+        """Whether a sequence may go on after the slot's first ``n`` tokens, as far as the model's memory knows them.
+
+        A recurrent state is that of all its tokens; a window may have moved on (``server-context.cpp`` of llama.cpp).
+        """
+        if self._is_recurrent:
+            return n == int(lib.llama_memory_seq_pos_max(self._memory, slot)) + 1
+        return int(lib.llama_memory_seq_pos_min(self._memory, slot)) <= max(0, n - self._n_swa)
+
+    def share(self, source: int, target: int, n: int) -> None:
+        """Have an empty slot hold the source's first ``n`` tokens: the same cells, or copies if it has its own."""
+        if self.is_unified:
+            lib.llama_memory_seq_cp(self._memory, source, target, 0, n)
+            return
+        lib.llama_memory_seq_cp(self._memory, source, target, -1, -1)  # only whole ones can be copied
+        self.forget(target, n)
+
     def state_bytes(self, slot: int) -> int:
-        """Size of what ``save`` would return."""
+        """Size of what ``save`` would return for the whole slot."""
         return int(lib.llama_state_seq_get_size(self._ctx, slot))
 
-    def save(self, slot: int) -> State:
-        """A slot's KV, for another context of the same model."""
+    def save(self, slot: int, start: int = 0) -> State:
+        """The KV of a slot from position ``start`` on, for this or another context of the same model."""
+        if start:
+            assert self.is_unified, "only shared cells can be told apart"
+            lib.llama_memory_seq_cp(self._memory, slot, self.n_slots, start, -1)
+            state = self.save(self.n_slots)
+            self.forget(self.n_slots, 0)
+            return state
         state = np.empty(self.state_bytes(slot), np.uint8)
         n = lib.llama_state_seq_get_data(self._ctx, _bytes_of(state), len(state), slot)
         return state[:n]
 
-    def restore(self, slot: int, state: State) -> bool:
-        """Fill an empty slot with KV that was saved; False, and the slot empty, when the context cannot hold it."""
-        if self._has_plain_cache:
-            state = with_streams(state, 1 if self.load.settings.kv_layout == "unified" else self.n_parallel)
-        if len(state) and lib.llama_state_seq_set_data(self._ctx, _bytes_of(state), len(state), slot) == len(state):
-            return True
-        self.forget(slot, 0)
-        return False
+    def restore(self, slot: int, state: State, start: int, end: int) -> bool:
+        """Have a slot that holds ``start`` tokens go on to ``end`` with KV that was saved.
+
+        The state's first token must not come after ``start``; a cache that is not unified takes whole states only, into
+        empty slots. False, and the slot as it was, when the context cannot hold it.
+        """
+        if self.has_plain_cache:
+            state = with_streams(state, 1 if self.is_unified else self.n_parallel)
+        into = self.n_slots if self.is_unified else slot
+        assert self.is_unified or not start, "cells of a slot's own take whole states"
+        if not len(state) or lib.llama_state_seq_set_data(self._ctx, _bytes_of(state), len(state), into) != len(state):
+            self.forget(into, 0)
+            return False
+        if self.is_unified:
+            lib.llama_memory_seq_cp(self._memory, into, slot, start, end)
+            self.forget(into, 0)
+        else:
+            self.forget(slot, end)
+        return True
 
     @property
-    def _has_plain_cache(self) -> bool:
+    def _is_recurrent(self) -> bool:
+        return bool(lib.llama_model_is_recurrent(self._model) or lib.llama_model_is_hybrid(self._model))
+
+    @property
+    def _n_swa(self) -> int:
+        return int(lib.llama_model_n_swa(self._model))
+
+    @property
+    def has_plain_cache(self) -> bool:
         """The model's memory is one cache of all tokens: no windows, no recurrent layers."""
-        is_odd = lib.llama_model_is_recurrent(self._model) or lib.llama_model_is_hybrid(self._model)
-        return not is_odd and lib.llama_model_n_swa(self._model) == 0
+        return not self._is_recurrent and not self._n_swa
 
     def forget_all(self) -> None:
         """Empty every slot."""

@@ -4,19 +4,35 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection
+from dataclasses import dataclass
 
 from beastd import ipc
 from beastd.engine.intake import Intake
-from beastd.engine.kvcache import RUN_BONUS, Slot
+from beastd.engine.kvcache import RUN_BONUS, Cells, KVCache
 from beastd.engine.kvstate import State
 from beastd.engine.llama import Llama
 from beastd.engine.memory import give_back, held
+from beastd.engine.prefixes import Slot
 from beastd.engine.scheduler import Scheduler, StepBudget
 from beastd.engine.sequence import Sequence
 from beastd.errors import BeastError, Conflict, OutOfMemory
 
 MAX_IDLE_BYTES = 256 * 2**20
 """KV of ended sequences that is carried over: what came last, as far as it fits."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Saved:
+    """The KV of a slot, less what it shares with one that was saved before."""
+
+    source: Slot | None
+    n_shared: int
+    state: State
+
+
+def new_cache(llama: Llama, cells: Cells) -> KVCache:
+    """An empty cache for the context as it is."""
+    return KVCache(llama.n_slots, cells, n_cells=llama.n_cells, run_bonus=0 if llama.is_unified else RUN_BONUS)
 
 
 class Shape:
@@ -74,28 +90,30 @@ class Shape:
         if not is_asleep and self._scheduler.is_idle:  # else the next step does it, and nobody has to wait
             self._llama.touch()
 
-    def _save(self) -> dict[int, State]:
-        """Slot's identity → its KV: of every running sequence, and of ended ones as far as there is room."""
-        states: dict[int, State] = {}
+    def _save(self) -> dict[Slot, _Saved]:
+        """The KV of every running sequence, and of ended ones as far as there is room; what they share only once."""
+        cache, saved = self._scheduler.cache, dict[Slot, _Saved]()
         n_left = MAX_IDLE_BYTES
-        for slot in sorted(self._filled(), key=lambda slot: (slot.is_busy, slot.last_used), reverse=True):
+        for slot in sorted(cache.filled, key=lambda slot: (slot.is_busy, slot.last_used), reverse=True):
+            source, n_shared = cache.sharer(slot, saved)
             if not slot.is_busy:
-                n_left -= self._llama.state_bytes(slot.index)
+                n_left -= self._llama.state_bytes(slot.index) * (len(slot.tokens) - n_shared) // len(slot.tokens)
             if n_left < 0:
                 break
-            states[id(slot)] = self._llama.save(slot.index)
-        return states
+            saved[slot] = _Saved(source, n_shared, self._llama.save(slot.index, n_shared))
+        return saved
 
-    def _carry_over(self, states: dict[int, State], live: Collection[Sequence]) -> None:
+    def _carry_over(self, saved: dict[Slot, _Saved], live: Collection[Sequence]) -> None:
         """Fill the slots again, and bind the sequences to what they now run on."""
-        settings, scheduler = self._llama.load.settings, self._scheduler
-        run_bonus = RUN_BONUS if settings.kv_layout == "partitioned" else 0
-        scheduler.resize(settings.n_parallel, run_bonus=run_bonus)
+        scheduler, settings = self._scheduler, self._llama.load.settings
+        cache = new_cache(self._llama, scheduler.cache.cells)
+        slots = scheduler.cache.slots
+        scheduler.renew(cache, self._llama.n_sequences)
+        held = cache.adopt(slots)
         scheduler.budget = StepBudget(settings.step_ms / 1e3, self._llama.n_batch, scheduler.budget.rate)
-        for slot in self._filled():
-            state = states.pop(id(slot), None)
-            if state is None or not self._llama.restore(slot.index, state):
-                slot.tokens.clear()
+        for slot, state in saved.items():
+            if slot in held:
+                self._restore(slot, held[slot], state)
         for sequence in live:
             if sequence.slot and not sequence.slot.tokens:
                 sequence.begin_again()
@@ -103,8 +121,18 @@ class Shape:
                 sequence.grammar.renew(self._llama.vocab, sequence.said)
             sequence.switch(self._llama.load.variant)
 
-    def _filled(self) -> list[Slot]:
-        return [slot for slot in self._scheduler.cache.slots if slot.tokens]
+    def _restore(self, slot: Slot, tokens: list[int], saved: _Saved) -> None:
+        """Fill a slot with what was saved of it, or leave it empty."""
+        cache, n = self._scheduler.cache, saved.n_shared
+        if saved.source and n:
+            if len(saved.source.tokens) < n:
+                return  # that could not be restored
+            self._llama.share(saved.source.index, slot.index, n)
+            cache.place(slot, saved.source, n)
+        if len(tokens) - n <= cache.n_free and self._llama.restore(slot.index, saved.state, n, len(tokens)):
+            cache.extend(slot, tokens[n:])
+        else:
+            cache.cut(slot, 0)
 
 
 def _objection(order: ipc.Reshape, live: Collection[Sequence]) -> ipc.Failure | None:

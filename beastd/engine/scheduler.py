@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from operator import attrgetter
+from typing import Protocol
 
-from beastd.engine.kvcache import KVCache, renamed
+from beastd.engine.adapters import AdapterSet, renamed
+from beastd.engine.kvcache import KVCache
+from beastd.engine.leaders import Leaders
 from beastd.engine.sequence import Sequence
 from beastd.engine.turns import Turns
 
@@ -22,6 +25,8 @@ AGEING = 0.1
 SET_BONUS = 800
 """Prompt tokens by which a waiting sequence goes before others when its set of LoRA adapters runs already: alone in
 its set, each token of its answer would cost a step of its own."""
+ANSWER_CELLS = 64
+"""Room for so much of its answer a sequence must find beside the others: else it would soon have to be paused."""
 KERNEL_TOKENS = 16
 """llama.cpp's matrix kernels take this many tokens at a time; what is left over costs as much as a full set."""
 
@@ -77,14 +82,30 @@ class StepBudget:
             self.rate += 0.2 * (n_tokens / step_s - self.rate)
 
 
+class Fetch(Protocol):
+    """Brings KV back that was kept elsewhere."""
+
+    def is_reading(self, sequence: Sequence, n_there: int) -> bool:
+        """Whether KV that goes further than ``n_there`` tokens is on its way to the sequence; it had better wait."""
+
+    def into(self, sequence: Sequence, cache: KVCache) -> int:
+        """Add what there is to the sequence's slot; returns the number of tokens."""
+
+
 class Scheduler:
     """Owns the waiting and running sequences of one engine."""
 
-    def __init__(self, cache: KVCache, budget: StepBudget) -> None:
+    def __init__(self, cache: KVCache, budget: StepBudget, n_most: int, fetch: Fetch) -> None:
+        """``n_most``: sequences that may run at once."""
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
         self.cache = cache
         self.budget = budget
+        self.n_paused = 0
+        """How often a sequence lost its place to others."""
+        self._n_most = n_most
+        self._fetch = fetch
+        self._leaders = Leaders()
         self._turns = Turns(budget.target_s)
 
     @property
@@ -100,31 +121,66 @@ class Scheduler:
         """The sequence has ended, for any reason: its slot is free for the next step."""
         if sequence.slot is None:
             self.waiting.remove(sequence)
+            self._leaders.forget(sequence)
             return
         self.running.remove(sequence)
         self.cache.release(sequence.slot)
 
-    def resize(self, n_slots: int, *, run_bonus: int = 0) -> None:
-        """Have so many slots from now on; sequences beyond that number, the last to come, wait again."""
-        for sequence in self.running[n_slots:]:
-            self.remove(sequence)
-            sequence.slot = None
-            sequence.begin_again()
-            self.waiting.append(sequence)
-        self.cache.resize(n_slots, run_bonus=run_bonus)
+    def renew(self, cache: KVCache, n_most: int) -> None:
+        """Run in this cache from now on, which is empty; sequences beyond ``n_most``, the last to come, wait again."""
+        for sequence in self.running[n_most:]:
+            self.pause(sequence)
+        self.cache, self._n_most = cache, n_most
+
+    def pause(self, sequence: Sequence) -> None:
+        """A running sequence waits again; what it has computed stays as long as nobody needs its cells.
+
+        When it is admitted again it finds that, or what was kept of it elsewhere, like any other prefix.
+        """
+        assert sequence.slot is not None
+        self.n_paused += 1
+        self.remove(sequence)
+        sequence.slot = None
+        sequence.begin_again()
+        self.waiting.append(sequence)
 
     def admit(self, now_ns: int) -> list[Sequence]:
-        """Give free slots to waiting sequences, most urgent first; returns those that got one."""
+        """Give slots to waiting sequences, most urgent first; returns those that got one.
+
+        A sequence whose prompt another one is about to compute, at its beginning, waits for that.
+        """
         admitted: list[Sequence] = []
-        while self.waiting and self.cache.has_free:
-            sequence = self.queue(now_ns)[0]
-            found = self.cache.try_acquire(sequence.prompt, sequence.adapters)
-            assert found is not None
-            sequence.slot, sequence.n_cached = found
-            self.waiting.remove(sequence)
-            self.running.append(sequence)
+        for sequence in self.queue(now_ns) if self.waiting else ():
+            if self._leaders.is_led(sequence):
+                continue
+            n_shared = self.cache.n_shared(sequence.prompt, sequence.adapters)
+            if self._leaders.can_follow(sequence, self.running, n_shared):
+                continue
+            if self._fetch.is_reading(sequence, n_shared):
+                continue
+            if not self._has_room(sequence, n_shared):
+                break  # else small ones would keep a large one out for ever
+            self._start(sequence)
             admitted.append(sequence)
         return admitted
+
+    def _has_room(self, sequence: Sequence, n_shared: int) -> bool:
+        """Whether it may run beside those that do: a slot, and cells for its prompt and the beginning of its answer."""
+        if len(self.running) >= self._n_most or not self.cache.has_free:
+            return False
+        if not self.running:
+            return True
+        n_promised = sum(max(0, one.n_prefill_left) for one in self.running)
+        n_needed = sequence.n_prefill_left - n_shared + min(ANSWER_CELLS, sequence.n_predict)
+        return n_needed + n_promised + len(self.running) <= self.cache.n_obtainable
+
+    def _start(self, sequence: Sequence) -> None:
+        found = self.cache.try_acquire(sequence.prompt, sequence.adapters)
+        assert found is not None
+        sequence.slot, n_found = found
+        sequence.begin(n_found + self._fetch.into(sequence, self.cache))
+        self.waiting.remove(sequence)
+        self.running.append(sequence)
 
     def queue(self, now_ns: int) -> list[Sequence]:
         """The waiting sequences as slots would go to them now: the most urgent first, and sets that run before others.
@@ -143,17 +199,29 @@ class Scheduler:
             return []
         sets = {sequence.adapters for sequence in self.running}
         turn = self._turns.next(sets, now_ns)
-        chunks = [
-            Chunk(sequence, sequence.answer[-1:], len(sequence.slot.tokens), True)
-            for sequence in self.running
-            if sequence.answer and sequence.slot and sequence.adapters == turn
-        ]
+        chunks = self._decodes(turn)
         prompts = [sequence for sequence in self.running if not sequence.answer and sequence.adapters == turn]
         if prompts:
             chunks += self._prompt_chunks(prompts, chunks, self.budget.n_tokens_among(len(sets)), now_ns)
+        if not chunks:  # no cell for any prompt, and no answer that will end and free some
+            self.pause(self._victim())
+            return self.next_batch(now_ns)
         # With a partitioned cache llama.cpp computes a run of consecutive slots together, and others apart.
         chunks.sort(key=_by_slot)
         return chunks
+
+    def _decodes(self, turn: AdapterSet) -> list[Chunk]:
+        """The next token of every decoding sequence of this set; where cells lack for them, some are paused."""
+        while True:
+            decoding = [it for it in self.running if it.answer and it.adapters == turn]
+            if self.cache.make_room(len(decoding)):
+                return [Chunk(it, it.answer[-1:], len(it.slot.tokens), True) for it in decoding if it.slot]
+            self.pause(self._victim())
+
+    def _victim(self) -> Sequence:
+        """Who waits again when cells lack: the youngest. One alone always has room."""
+        assert len(self.running) > 1, "a sequence that runs alone has all cells"
+        return max(self.running, key=lambda sequence: sequence.arrived_ns)
 
     @property
     def adapters_in_use(self) -> set[str]:
@@ -173,6 +241,9 @@ class Scheduler:
         decoding = {chunk.slot for chunk in decodes}
         chunks: list[Chunk] = []
         n_left = max(KERNEL_TOKENS + 1, n_tokens - len(decodes))  # streams never starve prompts
+        n_left = min(n_left, sum(sequence.n_prefill_left for sequence in prompts))
+        if not self.cache.make_room(len(decodes) + n_left):
+            n_left = self.cache.n_free - len(decodes)
         has_short = False
         for sequence in sorted(prompts, key=lambda sequence: self._urgency(sequence, now_ns)):
             tokens = _prompt_tokens(sequence, n_left, decoding)
@@ -182,7 +253,7 @@ class Scheduler:
             n_done = len(sequence.prompt) - sequence.n_prefill_left
             chunks.append(Chunk(sequence, tokens, n_done, is_whole))
             n_left -= len(tokens)
-            has_short |= is_whole and n_done == sequence.n_cached and len(tokens) <= SHORT_TOKENS
+            has_short |= is_whole and n_done == sequence.n_found and len(tokens) <= SHORT_TOKENS
         return chunks
 
     def _urgency(self, sequence: Sequence, now_ns: int) -> float:

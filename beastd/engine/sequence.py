@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from beastd.contract import Final, Logprob
+from beastd.engine.adapters import AdapterSet
 from beastd.engine.detokenizer import Detokenizer, ThinkingSplitter
-from beastd.engine.kvcache import AdapterSet, Slot
+from beastd.engine.prefixes import Slot
 from beastd.engine.sampler import Sampler
 
 if TYPE_CHECKING:
@@ -43,12 +44,16 @@ class Sequence:
     n_carried: int = 0
     """Tokens of the answer that count as prompt, since their KV was lost."""
     slot: Slot | None = None
+    n_found: int = 0
+    """Prompt tokens whose KV was there when it was last admitted."""
     n_cached: int = 0
+    """Of these, what was there when it was first admitted."""
     logprobs: list[Logprob] = field(default_factory=list)
     """Of tokens whose text is still held back."""
     _variants: list[str] = field(default_factory=list)
     """Those that computed tokens of the answer before, and how many tokens there were then."""
     _n_said_before: int = 0
+    has_begun: bool = False
     prompt_start_ns: int = 0
     answer_start_ns: int = 0
     answer_end_ns: int = 0
@@ -83,7 +88,13 @@ class Sequence:
         self.n_carried = self.n_said
         self.prompt = self.prompt + self.answer  # the sampler may hold the old list
         self.answer = []
-        self.n_cached = 0
+
+    def begin(self, n_found: int) -> None:
+        """It was admitted, and so many tokens of its prompt were there."""
+        if not self.has_begun:
+            self.n_cached = n_found
+        self.n_found = n_found
+        self.has_begun = True
 
     def switch(self, variant: str) -> None:
         """From now on another quantization computes."""

@@ -6,7 +6,7 @@ change of set, which costs as much as some tokens: a turn is several steps, unle
 
 from __future__ import annotations
 
-from beastd.engine.kvcache import AdapterSet
+from beastd.engine.adapters import AdapterSet
 
 TURN_STEPS = 16
 """Most steps of a turn while other sets wait. A change costs 2.3 ms on Cub, a step of four sequences 6.3 ms."""

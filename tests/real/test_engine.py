@@ -13,12 +13,14 @@ from loras import variations
 from beastd import ipc
 from beastd.contract import Final, Message
 from beastd.engine.adapters import MAX_IDLE
+from beastd.engine.cells import LlamaCells
 from beastd.engine.engine import Engine
 from beastd.engine.intake import Intake
-from beastd.engine.kvcache import KVCache
 from beastd.engine.llama import DecodeError, Llama
 from beastd.engine.outbox import Outbox
+from beastd.engine.reshape import new_cache
 from beastd.engine.scheduler import Scheduler, StepBudget
+from beastd.engine.tiers import Tiers
 from beastd.registry.registry import BUILTIN_DIR
 
 CUB = BUILTIN_DIR / "cub"
@@ -33,7 +35,9 @@ class Forge:
         self.text: dict[int, str] = {}
         self.finals: dict[int, Final] = {}
         self.errors: dict[int, ipc.Failure] = {}
-        self.scheduler = Scheduler(KVCache(N_PARALLEL), StepBudget(1.0, step_tokens, step_tokens))
+        cells = LlamaCells(llama, Tiers(None, ""))
+        budget = StepBudget(1.0, step_tokens, step_tokens)
+        self.scheduler = Scheduler(new_cache(llama, cells), budget, llama.n_sequences, cells)
         self.engine = Engine(llama, Intake(llama, None), self.scheduler, self.inbox, Outbox(self._hear))
         for slot in range(N_PARALLEL):
             llama.forget(slot, 0)

@@ -15,12 +15,14 @@ import pytest
 from beastd import ipc
 from beastd.contract import Final, Message
 from beastd.engine import reshape as reshape_module
+from beastd.engine.cells import LlamaCells
 from beastd.engine.engine import Engine
 from beastd.engine.intake import Intake
-from beastd.engine.kvcache import KVCache
 from beastd.engine.llama import Llama
 from beastd.engine.outbox import Outbox
+from beastd.engine.reshape import new_cache
 from beastd.engine.scheduler import Scheduler, StepBudget
+from beastd.engine.tiers import Tiers
 from beastd.errors import BadModel
 from beastd.registry.registry import BUILTIN_DIR
 
@@ -54,7 +56,9 @@ class Forge:
         self.errors: dict[int, ipc.Failure] = {}
         self.told: list[ipc.FromWorker] = []
         self.llama = Llama(shape, lambda _fraction: None)
-        self.scheduler = Scheduler(KVCache(shape.settings.n_parallel), StepBudget(1.0, 256, 256))
+        cells = LlamaCells(self.llama, Tiers(None, ""))
+        cache = new_cache(self.llama, cells)
+        self.scheduler = Scheduler(cache, StepBudget(1.0, 256, 256), self.llama.n_sequences, cells)
         intake = Intake(self.llama, None)
         self.engine = Engine(self.llama, intake, self.scheduler, self.inbox, Outbox(self._hear))
 
@@ -456,7 +460,7 @@ def test_a_ping_is_answered_with_what_was_done(forge: Forge) -> None:
     assert isinstance(pong, ipc.Pong)
     stats, n_prompt = pong.stats, forge.finals[1].n_prompt
     assert msgspec.structs.replace(stats, resident_bytes=0, anon_bytes=0, n_steps=0, step_s=0) == ipc.EngineStats(
-        n_kv_tokens=n_prompt + 9, n_prompt=n_prompt + 1, n_cached=n_prompt - 1, n_answer=20
+        n_kv_tokens=2 * (n_prompt + 9), n_prompt=n_prompt + 1, n_cached=n_prompt - 1, n_answer=20
     )
     assert 0 < stats.anon_bytes < stats.resident_bytes
     assert stats.n_steps == 20

@@ -10,17 +10,18 @@ import pytest
 
 from beastd import ipc
 from beastd.engine import engine as engine_module
-from beastd.engine.adapters import Attached
+from beastd.engine.adapters import AdapterSet, Attached, adapter_set
 from beastd.engine.detokenizer import Detokenizer
 from beastd.engine.engine import Engine
 from beastd.engine.intake import Intake
-from beastd.engine.kvcache import AdapterSet, KVCache, adapter_set
+from beastd.engine.kvcache import KVCache
 from beastd.engine.llama import Llama
 from beastd.engine.outbox import Outbox
 from beastd.engine.sampler import Sampled, Sampler
-from beastd.engine.scheduler import Chunk, Scheduler, StepBudget
+from beastd.engine.scheduler import Chunk, StepBudget
 from beastd.engine.sequence import Sequence
 from beastd.errors import BadRequest
+from tests.unit.engine.fakes import FakeCells, scheduler_of
 
 N_SLOTS = 4
 
@@ -32,6 +33,7 @@ class Table:
 
     def __init__(self) -> None:
         self.attached = Attached(str)
+        self.cells = FakeCells()
 
     def use_adapters(self, adapters: AdapterSet) -> None:
         for path, _ in adapters:
@@ -48,15 +50,14 @@ class Table:
     def n_adapters(self) -> int:
         return len(self.attached)
 
-    def forget(self, slot: int, n_kept: int) -> bool:
-        return True
-
     def piece(self, token: int) -> bytes:
         return b"a"
 
     def decode(self, chunks: list[Chunk]) -> Any:
         if self.failure:
             raise self.failure
+        for chunk in chunks:
+            self.cells.held[chunk.slot] += chunk.tokens
         return np.zeros((sum(chunk.wants_logits for chunk in chunks), 8), np.float32)
 
 
@@ -100,7 +101,7 @@ class Forge:
     def __init__(self) -> None:
         self.inbox: SimpleQueue[ipc.ToWorker] = SimpleQueue()
         self.table, self.door = Table(), Door()
-        self.scheduler = Scheduler(KVCache(N_SLOTS), StepBudget(1.0, 512, 512))
+        self.scheduler = scheduler_of(KVCache(N_SLOTS, self.table.cells), StepBudget(1.0, 512, 512))
         self.text: dict[int, str] = {}
         self.endings: dict[int, str] = {}
         self.told: list[ipc.FromWorker] = []

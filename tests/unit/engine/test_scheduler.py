@@ -7,8 +7,9 @@ from typing import cast
 from hypothesis import given
 from hypothesis import strategies as st
 
+from beastd.engine.adapters import AdapterSet
 from beastd.engine.detokenizer import Detokenizer
-from beastd.engine.kvcache import AdapterSet, KVCache
+from beastd.engine.kvcache import KVCache
 from beastd.engine.sampler import Sampler
 from beastd.engine.scheduler import (
     AGEING,
@@ -21,6 +22,7 @@ from beastd.engine.scheduler import (
 )
 from beastd.engine.sequence import Sequence
 from beastd.engine.turns import TURN_STEPS
+from tests.unit.engine.fakes import FakeCells, scheduler_of
 
 SECOND = 10**9
 PIRATE: AdapterSet = (("pirate", 1.0),)
@@ -40,15 +42,15 @@ def sequence(id_: int, n_prompt: int, *, arrived_s: float = 0, adapters: Adapter
 
 
 def scheduler(n_slots: int = 4, rate: float = 100, target_s: float = 1) -> Scheduler:
-    return Scheduler(KVCache(n_slots), StepBudget(target_s, 2048, rate))
+    return scheduler_of(KVCache(n_slots, FakeCells()), StepBudget(target_s, 2048, rate))
 
 
-def compute(chunks: list[Chunk]) -> None:
+def compute(chunks: list[Chunk], rooms: Scheduler) -> None:
     """What the engine does with a batch, less the arithmetic: each finished prompt and decode gets a token."""
     for chunk in chunks:
         assert chunk.sequence.slot is not None
         assert chunk.start == len(chunk.sequence.slot.tokens)
-        chunk.sequence.slot.tokens += chunk.tokens
+        cast(FakeCells, rooms.cache.cells).compute(rooms.cache, chunk.sequence.slot, chunk.tokens)
         if chunk.wants_logits:
             chunk.sequence.answer.append(7)
 
@@ -61,7 +63,7 @@ def test_decodes_come_first_and_prompts_fill_the_rest() -> None:
     rooms = scheduler(rate=100)
     rooms.add(sequence(1, 10))
     rooms.admit(0)
-    compute(rooms.next_batch(0))
+    compute(rooms.next_batch(0), rooms)
     rooms.add(sequence(2, 500))
     rooms.admit(0)
     chunks = rooms.next_batch(0)
@@ -75,7 +77,7 @@ def test_a_short_prompt_overtakes_long_ones() -> None:
     for id_ in (1, 2):
         rooms.add(sequence(id_, 1000))
     rooms.admit(0)
-    compute(rooms.next_batch(0))
+    compute(rooms.next_batch(0), rooms)
     rooms.add(sequence(3, 10))
     rooms.admit(0)
     assert 3 in ids(rooms.next_batch(0))
@@ -88,7 +90,7 @@ def test_a_short_prompt_is_not_kept_waiting_by_parts_of_long_ones_in_its_step() 
     rooms.admit(0)
     chunks = rooms.next_batch(0)
     assert ids(chunks) == [2]
-    compute(chunks)
+    compute(chunks, rooms)
     assert [chunk.is_prefill for chunk in rooms.next_batch(0)] == [False, True]
 
 
@@ -98,7 +100,7 @@ def test_streams_that_fill_the_budget_do_not_starve_a_prompt() -> None:
         rooms.add(sequence(id_, 1))
     rooms.admit(0)
     while not all(one.answer for one in rooms.running):
-        compute(rooms.next_batch(0))
+        compute(rooms.next_batch(0), rooms)
     rooms.add(sequence(99, 100))
     rooms.admit(0)
     assert [len(chunk.tokens) for chunk in rooms.next_batch(0) if chunk.is_prefill] == [KERNEL_TOKENS + 1]
@@ -113,7 +115,7 @@ def test_a_long_prompt_is_not_overtaken_for_ever() -> None:
         rooms.add(sequence(second + 2, 100, arrived_s=second))
         rooms.admit(second * SECOND)
         chunks = rooms.next_batch(second * SECOND)
-        compute(chunks)
+        compute(chunks, rooms)
         for chunk in chunks:
             if chunk.sequence.answer:
                 rooms.remove(chunk.sequence)
@@ -142,7 +144,7 @@ def test_a_step_serves_one_adapter_set_and_sets_take_turns() -> None:
         chunks = rooms.next_batch(0)
         assert len({chunk.sequence.adapters for chunk in chunks}) == 1
         turns.append(ids(chunks))
-        compute(chunks)
+        compute(chunks, rooms)
     assert turns == ([[1]] * TURN_STEPS + [[2]] * TURN_STEPS) * 2
 
 
@@ -190,7 +192,7 @@ def test_sets_that_compute_long_prompts_do_not_stall_the_streams_of_another(n_ot
     rooms = scheduler(n_slots=8, rate=1000, target_s=step_s)
     rooms.add(sequence(0, 1, adapters=PIRATE))
     rooms.admit(0)
-    compute(rooms.next_batch(0))
+    compute(rooms.next_batch(0), rooms)
     for n in range(n_others):
         rooms.add(sequence(n + 1, 4000, adapters=((f"other {n}", 1.0),)))
     rooms.admit(0)
@@ -198,7 +200,7 @@ def test_sets_that_compute_long_prompts_do_not_stall_the_streams_of_another(n_ot
     while now_s < 5 * step_s:
         chunks = rooms.next_batch(int(now_s * SECOND))
         now_s += sum(len(chunk.tokens) for chunk in chunks) / 1000
-        compute(chunks)
+        compute(chunks, rooms)
         if 0 in ids(chunks):
             assert now_s - last_s <= max(step_s, n_others * MIN_STEP_TOKENS / 1000) + 0.002
             last_s = now_s
@@ -258,7 +260,7 @@ def test_every_sequence_gets_its_whole_prompt_computed_once_and_no_step_exceeds_
         for one in rooms.running:
             assert one.slot is not None
             assert one.slot.adapters == one.adapters, "no slot holds KV of two sets"
-        compute(chunks)
+        compute(chunks, rooms)
         for chunk in chunks:
             if len(chunk.sequence.answer) >= 3:
                 assert chunk.sequence.slot is not None
@@ -276,8 +278,10 @@ def test_with_fewer_slots_the_last_to_come_wait_and_are_computed_again() -> None
     for id_ in (1, 2, 3):
         rooms.add(sequence(id_, 10, arrived_s=id_))
         rooms.admit(0)
-        compute(rooms.next_batch(0))
-    rooms.resize(1)
+        compute(rooms.next_batch(0), rooms)
+    slots, cache = rooms.cache.slots, KVCache(1, FakeCells())
+    rooms.renew(cache, 1)
+    cache.adopt(slots)
     assert [it.id for it in rooms.running] == [1]
     assert sorted(it.id for it in rooms.waiting) == [2, 3]
     assert len(rooms.cache.slots) == 1

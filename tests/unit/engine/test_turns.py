@@ -8,7 +8,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beastd.engine.kvcache import AdapterSet
+from beastd.engine.adapters import AdapterSet
 from beastd.engine.turns import TURN_STEPS, Turns
 
 SETS: list[AdapterSet] = [(), *(((f"adapter {i}", 1.0),) for i in range(7))]

@@ -1,0 +1,74 @@
+"""llama.cpp's KV cache as ``KVCache`` orders it about, and the tiers that take what leaves it and bring it back."""
+
+from __future__ import annotations
+
+from beastd.engine.kvcache import KVCache
+from beastd.engine.llama import Llama
+from beastd.engine.prefixes import Slot
+from beastd.engine.sequence import Sequence
+from beastd.engine.tiers import MIN_TOKENS, Found, Pending, Tiers
+
+
+class LlamaCells:
+    """``kvcache.Cells`` and ``scheduler.Fetch`` made real."""
+
+    def __init__(self, llama: Llama, tiers: Tiers) -> None:
+        self._llama = llama
+        self._tiers = tiers
+
+    # --- kvcache.Cells ---
+
+    def can_share(self, slot: int, n: int) -> bool:
+        """See ``kvcache.Cells``."""
+        return self._llama.can_reuse(slot, n)
+
+    def share(self, source: int, target: int, n: int) -> None:
+        """See ``kvcache.Cells``."""
+        self._llama.share(source, target, n)
+
+    def cut(self, slot: int, n: int) -> None:
+        """See ``kvcache.Cells``."""
+        self._llama.forget(slot, n)
+
+    def spill(self, slot: Slot, start: int) -> None:
+        """See ``kvcache.Cells``."""
+        if self._tiers.wants(slot.adapters, slot.tokens, start):
+            self._tiers.put(slot.adapters, list(slot.tokens), start, self._llama.save(slot.index, start))
+
+    # --- scheduler.Fetch ---
+
+    def is_reading(self, sequence: Sequence, n_there: int) -> bool:
+        """See ``scheduler.Fetch``."""
+        found = self._find(sequence, n_there)
+        return found is not None and isinstance(self._tiers.read(found), Pending)
+
+    def into(self, sequence: Sequence, cache: KVCache) -> int:
+        """See ``scheduler.Fetch``."""
+        n_restored = 0
+        while n := self._try_restore(sequence, cache):
+            n_restored += n
+        return n_restored
+
+    def _try_restore(self, sequence: Sequence, cache: KVCache) -> int:
+        """Bring back one more piece; 0 when there is none, or none at once, or no room for it."""
+        slot = sequence.slot
+        assert slot is not None
+        n_there = len(slot.tokens)
+        found = self._find(sequence, n_there)
+        state = self._tiers.read(found) if found else None
+        if found is None or state is None or isinstance(state, Pending):
+            return 0
+        if not cache.make_room(found.n_tokens - found.start):
+            return 0
+        if not self._llama.restore(slot.index, state, n_there, found.n_usable):
+            cache.cut(slot, len(slot.tokens) if self._llama.is_unified else 0)
+            return 0
+        cache.extend(slot, sequence.prompt[n_there : found.n_usable])
+        return found.n_usable - n_there
+
+    def _find(self, sequence: Sequence, n_there: int) -> Found | None:
+        """What brings the sequence furthest; a cache that is not unified takes whole states only."""
+        is_exact = not self._llama.has_plain_cache
+        found = self._tiers.find(sequence.adapters, sequence.prompt, n_there, is_exact=is_exact)
+        is_of_use = found is not None and (self._llama.is_unified or not found.start)
+        return found if found and is_of_use and found.n_usable - n_there >= MIN_TOKENS else None

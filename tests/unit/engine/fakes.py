@@ -1,0 +1,56 @@
+"""A KV cache that holds token ids instead of keys and values, and obeys as llama.cpp's would."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from beastd.engine.kvcache import KVCache
+from beastd.engine.prefixes import Slot
+from beastd.engine.scheduler import Scheduler, StepBudget
+from beastd.engine.sequence import Sequence
+
+
+class FakeCells:
+    """Every slot's tokens, each in a cell with a number of its own; shared cells keep theirs."""
+
+    def __init__(self) -> None:
+        self.held: dict[int, list[int]] = defaultdict(list)
+        self.spilled: list[tuple[list[int], int]] = []
+        self.cannot_share: set[tuple[int, int]] = set()
+
+    def compute(self, cache: KVCache, slot: Slot, tokens: list[int]) -> None:
+        """A step computes the KV of these tokens."""
+        self.held[slot.index] += tokens
+        cache.extend(slot, tokens)
+
+    def can_share(self, slot: int, n: int) -> bool:
+        return (slot, n) not in self.cannot_share
+
+    def share(self, source: int, target: int, n: int) -> None:
+        assert not self.held[target]
+        assert len(self.held[source]) >= n
+        self.held[target] = self.held[source][:n]
+
+    def cut(self, slot: int, n: int) -> None:
+        assert len(self.held[slot]) > n
+        del self.held[slot][n:]
+
+    def spill(self, slot: Slot, start: int) -> None:
+        assert self.held[slot.index] == slot.tokens, "only what is there can be kept"
+        assert 0 <= start < len(slot.tokens)
+        self.spilled.append((list(slot.tokens), start))
+
+
+class FakeFetch:
+    """Nothing was kept elsewhere."""
+
+    def is_reading(self, sequence: Sequence, n_there: int) -> bool:
+        return False
+
+    def into(self, sequence: Sequence, cache: KVCache) -> int:
+        return 0
+
+
+def scheduler_of(cache: KVCache, budget: StepBudget, n_most: int | None = None) -> Scheduler:
+    """A scheduler with nothing but this cache."""
+    return Scheduler(cache, budget, n_most or len(cache.slots), FakeFetch())
