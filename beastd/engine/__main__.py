@@ -78,6 +78,7 @@ def serve(link: Link) -> None:
         sys.exit(1)
     link.send(engine.ready)
     engine.run()
+    os._exit(0)  # all is said and saved: taking the model apart would only take time
 
 
 def load_gently(link: Link) -> Engine:
@@ -116,14 +117,16 @@ def _made(order: ipc.Load, link: Link) -> tuple[Engine, Llama]:
     from beastd.engine.llama import Llama
     from beastd.engine.outbox import Outbox
     from beastd.engine.scheduler import Scheduler, StepBudget
+    from beastd.engine.tiers import Tiers, identity_of
 
+    tiers = Tiers(order.tiers, identity_of(order), order.label)
     llama = Llama(order, _progress(link))
     intake = Intake(llama, order.template)
     intake.rehearse()
     rate = llama.warm_up()
     cache = KVCache(llama.n_parallel, run_bonus=RUN_BONUS if order.settings.kv_layout == "partitioned" else 0)
     scheduler = Scheduler(cache, StepBudget(order.settings.step_ms / 1e3, llama.n_batch, rate))
-    return Engine(llama, intake, scheduler, link.inbox, Outbox(link.send)), llama
+    return Engine(llama, intake, scheduler, link.inbox, Outbox(link.send), tiers=tiers), llama
 
 
 def _progress(link: Link) -> Callable[[float], None]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import heapq
 import itertools
 import sys
 import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from queue import PriorityQueue
 
 import numpy as np
 
@@ -25,32 +25,40 @@ SOON, LATER, AT_LEISURE = range(3)
 
 
 class KVDisk:
-    """The files of the entries. Its jobs run one after another in a thread of its own, and raise nothing."""
+    """The files of the entries. Its jobs run one after another in a thread that is there while there are any."""
 
     def __init__(self, folder: Path, most_bytes: int) -> None:
         self._folder = KVFolder(folder)
         self._most_bytes = most_bytes
-        self._jobs: PriorityQueue[tuple[int, int, Callable[[], None]]] = PriorityQueue()
+        self._lock = threading.Lock()
+        """Guards the jobs."""
+        self._jobs: list[tuple[int, int, Callable[[], None]]] = []
+        """A heap."""
         self._order = itertools.count()
-        self._thread: threading.Thread | None = None
+        self._is_running = False
         self._is_failed = False
         self.n_dropped = 0
         """Files that were removed since they were damaged or another's."""
 
     def start(self, job: Callable[[], None], urgency: int) -> None:
         """Have the thread do this, before what is less urgent."""
-        self._jobs.put((urgency, next(self._order), job))
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="kv disk", daemon=True)
-            self._thread.start()
+        with self._lock:
+            heapq.heappush(self._jobs, (urgency, next(self._order), job))
+            if not self._is_running:
+                self._is_running = True
+                threading.Thread(target=self._run, name="kv disk", daemon=True).start()
 
     def _run(self) -> None:
-        while True:
-            _, _, job = self._jobs.get()
+        while job := self._next():
             try:
                 job()
             except Exception:  # a bug; what comes after it is still to be done
                 traceback.print_exc()
+
+    def _next(self) -> Callable[[], None] | None:
+        with self._lock:
+            self._is_running = bool(self._jobs)
+            return heapq.heappop(self._jobs)[2] if self._jobs else None
 
     # --- what jobs do ---
 

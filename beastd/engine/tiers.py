@@ -75,7 +75,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class TierStats:
-    """What the tiers of one worker hold now, and have done since its load."""
+    """What the tiers of one worker hold now, and have done since its load; see ipc.EngineStats for meanings."""
 
     n_tier_memory: int = 0
     tier_memory_bytes: int = 0
