@@ -23,6 +23,7 @@ from beastd.fleet.footprint import Footprint
 from beastd.fleet.memory import total_ram_bytes
 from beastd.fleet.pool import Pool, Settings
 from beastd.fleet.worker import Limits
+from beastd.ipc import KvTiers
 from beastd.jobs.jobs import Jobs
 from beastd.library.desk import Desk
 from beastd.library.library import Library
@@ -58,6 +59,7 @@ class Daemon:
                 limits=Limits(config.load_timeout_s, config.hang_timeout_s),
                 sleep_after_s=config.sleep_after_s,
                 pins=_pins(config.pin),
+                tiers=_tiers(paths, config),
             ),
             logs_dir=paths.logs_dir,
             pins_file=paths.state_dir / "pins.json",
@@ -182,8 +184,22 @@ def _pins(names: list[str]) -> frozenset[str]:
     return frozenset(name.whole for name in parsed)
 
 
+def _tiers(paths: Paths, config: Config) -> KvTiers | None:
+    """Where KV goes that leaves a worker's cache; None: nowhere."""
+    memory_bytes, disk_bytes = config.kv_memory_bytes(total_ram_bytes()), config.kv_disk_bytes
+    if not memory_bytes and not disk_bytes:
+        return None
+    return KvTiers(folder=str(paths.kv_dir), memory_bytes=memory_bytes, disk_bytes=disk_bytes)
+
+
 def prepare(paths: Paths, config: Config) -> None:
     """Make the folders a daemon writes to, with the right modes. Raises ``ConfigError``."""
     ensure_run_dir(paths.run_dir)
-    for path in (config.models_dirs(paths.models_dir)[0], paths.logs_dir, paths.state_dir):
+    for path in (
+        config.models_dirs(paths.models_dir)[0],
+        paths.logs_dir,
+        paths.state_dir,
+        paths.cache_dir,
+        paths.kv_dir,
+    ):
         ensure_dir(path)

@@ -64,6 +64,11 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What all loaded models may take: a share of the machine's RAM ("80%"), or bytes ("12GB")."""
     gpu_budget: Annotated[int, Meta(ge=1)] | str = "90%"
     """The same of each GPU's memory."""
+    kv_memory: Annotated[int, Meta(ge=0)] | str = "256MB"
+    """What each loaded model may keep in memory of KV that left its cache: bytes, or a share of the machine's RAM; 0:
+    nothing."""
+    kv_disk: Annotated[int, Meta(ge=0)] | str = "4GB"
+    """What all models together may keep of it on disk, where it outlives them and the daemon; 0: nothing."""
     quality: Literal["fixed", "adaptive"] = "fixed"
     """adaptive: under memory pressure a model may run in a smaller variant of its own, and comes back by itself."""
     pin: list[str] = []
@@ -94,6 +99,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             _ = self.keep_alive_s, self.sleep_after_s
             self.memory_budget_bytes(1)
             self.gpu_budget_bytes(1)
+            _ = self.kv_memory_bytes(1), self.kv_disk_bytes
             for address in self.tcp:
                 split_address(address)
             for folder in self.models:
@@ -128,6 +134,15 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def gpu_budget_bytes(self, gpu_bytes: int) -> int:
         """The budget on a GPU with so much memory."""
         return _share_of(gpu_bytes, self.gpu_budget)
+
+    def kv_memory_bytes(self, ram_bytes: int) -> int:
+        """What a model may keep of KV on a machine with so much RAM."""
+        return _share_of(ram_bytes, self.kv_memory)
+
+    @property
+    def kv_disk_bytes(self) -> int:
+        """What all models may keep of KV on disk."""
+        return parse_bytes(self.kv_disk)
 
 
 def load_config(file: Path, env: Mapping[str, str], flags: Mapping[str, Any]) -> Config:

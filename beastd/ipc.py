@@ -145,6 +145,10 @@ class Leave(Struct, frozen=True, tag="leave"):
     """Save what KV is worth keeping to the disk tier, then exit. Only a worker without requests is told so."""
 
 
+class ClearCache(Struct, frozen=True, tag="clear_cache"):
+    """Forget the KV that is kept for later prompts, files included; sequences go on."""
+
+
 class Detach(Struct, frozen=True, tag="detach"):
     """Free a LoRA adapter as soon as no sequence uses it; read anew when a request names it again."""
 
@@ -177,7 +181,7 @@ class Cancel(Struct, frozen=True, tag="cancel"):
     id: int
 
 
-ToWorker = Load | Reshape | Ping | Leave | Detach | Submit | Cancel
+ToWorker = Load | Reshape | Ping | Leave | ClearCache | Detach | Submit | Cancel
 
 
 # --- worker → daemon ---
@@ -251,6 +255,18 @@ class EngineStats(Struct, frozen=True, kw_only=True):
     """Seconds spent in steps."""
     n_adapters: int = 0
     """LoRA adapters attached now."""
+    n_tier_memory: int = 0
+    """Prefixes whose KV left the cache and is kept in memory."""
+    tier_memory_bytes: int = 0
+    n_tier_disk: int = 0
+    """Prefixes of this model whose KV is kept on disk, as far as this worker knows."""
+    tier_disk_bytes: int = 0
+    n_tier_hits: int = 0
+    """KV states that came back from memory or disk."""
+    n_tier_tokens: int = 0
+    """Tokens that so needed no computing."""
+    n_tier_dropped: int = 0
+    """Files that were damaged or another's, and were removed."""
 
 
 class Pong(Struct, frozen=True, tag="pong"):

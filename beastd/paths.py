@@ -32,11 +32,18 @@ class Paths:
     logs_dir: Path
     state_dir: Path
     """The CLI's history and saved chats."""
+    cache_dir: Path
+    """What may be lost at any time."""
 
     @property
     def lock_file(self) -> Path:
         """Held (flock) by the one daemon of this run_dir."""
         return self.run_dir / "beastd.lock"
+
+    @property
+    def kv_dir(self) -> Path:
+        """KV of prompts that may come again."""
+        return self.cache_dir / "kv"
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Paths:
@@ -45,11 +52,13 @@ class Paths:
         Raises ConfigError when the socket's path is longer than the platform allows.
         """
         home = env.get("BEAST_HOME")
-        config_file, run_dir, models_dir, logs_dir, state_dir = _under(_absolute(home)) if home else _of_platform(env)
+        config_file, run_dir, models_dir, logs_dir, state_dir, cache_dir = (
+            _under(_absolute(home)) if home else _of_platform(env)
+        )
         override = env.get("BEAST_SOCKET")
         socket = _absolute(override) if override else run_dir / "beast.sock"
         _check_socket(socket)
-        return cls(config_file, run_dir, socket, models_dir, logs_dir, state_dir)
+        return cls(config_file, run_dir, socket, models_dir, logs_dir, state_dir, cache_dir)
 
 
 def ensure_dir(path: Path) -> Path:
@@ -83,11 +92,11 @@ def _absolute(text: str) -> Path:
     return Path(text).expanduser().absolute()
 
 
-def _under(home: Path) -> tuple[Path, Path, Path, Path, Path]:
-    return home / "config.yaml", home / "run", home / "models", home / "logs", home / "state"
+def _under(home: Path) -> tuple[Path, Path, Path, Path, Path, Path]:
+    return home / "config.yaml", home / "run", home / "models", home / "logs", home / "state", home / "cache"
 
 
-def _of_platform(env: Mapping[str, str]) -> tuple[Path, Path, Path, Path, Path]:
+def _of_platform(env: Mapping[str, str]) -> tuple[Path, Path, Path, Path, Path, Path]:
     from platformdirs import PlatformDirs  # slow to import, and not needed under BEAST_HOME
 
     dirs = PlatformDirs("beast", appauthor=False)
@@ -98,6 +107,7 @@ def _of_platform(env: Mapping[str, str]) -> tuple[Path, Path, Path, Path, Path]:
         dirs.user_data_path / "models",
         state / "logs",
         state,
+        dirs.user_cache_path,
     )
 
 

@@ -92,6 +92,7 @@ class Wants:
             weights=Footprint({it.device: it.weights_bytes for it in need.devices}),
             working=Footprint({it.device: it.kv_bytes + it.compute_bytes for it in need.devices}),
             process=Footprint({RAM: need.process_bytes}),
+            digest=variant.digest,
             is_exact=need.is_exact,
             has_auto_parallel=self.config.parallel == "auto",
         )

@@ -32,11 +32,21 @@ _GAUGES: _Values = {
     "beast_worker_kv_tokens": ("Tokens whose KV is in its cache.", lambda it: it.stats.n_kv_tokens),
     "beast_worker_running": ("Sequences in its steps.", lambda it: it.stats.n_running),
     "beast_worker_adapters": ("LoRA adapters attached.", lambda it: it.stats.n_adapters),
+    "beast_worker_tier_memory_prefixes": (
+        "Prefixes whose KV left the cache and is kept in memory.",
+        lambda it: it.stats.n_tier_memory,
+    ),
+    "beast_worker_tier_memory_bytes": ("KV that left the cache, in memory.", lambda it: it.stats.tier_memory_bytes),
+    "beast_worker_tier_disk_prefixes": ("Prefixes whose KV is kept on disk.", lambda it: it.stats.n_tier_disk),
+    "beast_worker_tier_disk_bytes": ("KV that left the cache, on disk.", lambda it: it.stats.tier_disk_bytes),
     "beast_worker_load_seconds": ("What its load took.", lambda it: it.load_s),
 }
 _COUNTERS: _Values = {
     "beast_prompt_tokens": ("Prompt tokens computed.", lambda it: it.stats.n_prompt),
     "beast_prompt_cached_tokens": ("Prompt tokens found in the prefix cache.", lambda it: it.stats.n_cached),
+    "beast_tier_hits": ("KV states that came back from memory or disk.", lambda it: it.stats.n_tier_hits),
+    "beast_tier_tokens": ("Prompt tokens whose KV came back so.", lambda it: it.stats.n_tier_tokens),
+    "beast_tier_dropped_files": ("Damaged or foreign KV files removed.", lambda it: it.stats.n_tier_dropped),
     "beast_answer_tokens": ("Tokens generated.", lambda it: it.stats.n_answer),
     "beast_steps": ("Steps computed.", lambda it: it.stats.n_steps),
     "beast_step_seconds": ("Seconds spent in steps.", lambda it: it.stats.step_s),

@@ -78,6 +78,7 @@ def serve(link: Link) -> None:
         sys.exit(1)
     link.send(engine.ready)
     engine.run()
+    os._exit(0)  # all is said and saved: taking the model apart would only take time
 
 
 def load_gently(link: Link) -> Engine:
@@ -117,16 +118,17 @@ def _made(order: ipc.Load, link: Link) -> tuple[Engine, Llama]:
     from beastd.engine.outbox import Outbox
     from beastd.engine.reshape import new_cache
     from beastd.engine.scheduler import Scheduler, StepBudget
-    from beastd.engine.tiers import Tiers
+    from beastd.engine.tiers import Tiers, identity_of
 
+    tiers = Tiers(order.tiers, identity_of(order), order.label)
     llama = Llama(order, _progress(link))
     intake = Intake(llama, order.template)
     intake.rehearse()
     rate = llama.warm_up()
-    cells = LlamaCells(llama, Tiers(order.tiers, order.digest))
+    cells = LlamaCells(llama, tiers)
     budget = StepBudget(order.settings.step_ms / 1e3, llama.n_batch, rate)
     scheduler = Scheduler(new_cache(llama, cells), budget, llama.n_sequences, cells)
-    return Engine(llama, intake, scheduler, link.inbox, Outbox(link.send)), llama
+    return Engine(llama, intake, scheduler, link.inbox, Outbox(link.send), tiers=tiers), llama
 
 
 def _progress(link: Link) -> Callable[[float], None]:

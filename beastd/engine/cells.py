@@ -16,6 +16,11 @@ class LlamaCells:
         self._llama = llama
         self._tiers = tiers
 
+    @property
+    def _is_exact(self) -> bool:
+        """States of this model cannot be cut."""
+        return not self._llama.has_plain_cache
+
     # --- kvcache.Cells ---
 
     def can_share(self, slot: int, n: int) -> bool:
@@ -32,15 +37,16 @@ class LlamaCells:
 
     def spill(self, slot: Slot, start: int) -> None:
         """See ``kvcache.Cells``."""
-        if self._tiers.wants(slot.adapters, slot.tokens, start):
-            self._tiers.put(slot.adapters, list(slot.tokens), start, self._llama.save(slot.index, start))
+        if self._tiers.wants(slot.adapters, slot.tokens, start, is_exact=self._is_exact):
+            state = self._llama.save(slot.index, start)
+            self._tiers.put(slot.adapters, slot.tokens, start, state, is_exact=self._is_exact)
 
     # --- scheduler.Fetch ---
 
     def is_reading(self, sequence: Sequence, n_there: int) -> bool:
         """See ``scheduler.Fetch``."""
         found = self._find(sequence, n_there)
-        return found is not None and isinstance(self._tiers.read(found), Pending)
+        return found is not None and self._tiers.is_reading(found)
 
     def into(self, sequence: Sequence, cache: KVCache) -> int:
         """See ``scheduler.Fetch``."""
@@ -68,7 +74,6 @@ class LlamaCells:
 
     def _find(self, sequence: Sequence, n_there: int) -> Found | None:
         """What brings the sequence furthest; a cache that is not unified takes whole states only."""
-        is_exact = not self._llama.has_plain_cache
-        found = self._tiers.find(sequence.adapters, sequence.prompt, n_there, is_exact=is_exact)
+        found = self._tiers.find(sequence.adapters, sequence.prompt, n_there, is_exact=self._is_exact)
         is_of_use = found is not None and (self._llama.is_unified or not found.start)
         return found if found and is_of_use and found.n_usable - n_there >= MIN_TOKENS else None

@@ -20,6 +20,7 @@ from beastd.engine.sampler import Sampled
 from beastd.engine.scheduler import Chunk, Scheduler
 from beastd.engine.sequence import Sequence
 from beastd.engine.tally import Tally
+from beastd.engine.tiers import Tiers, identity_of
 from beastd.errors import BeastError, EngineFailed
 
 INTAKE_NS = 20_000_000
@@ -27,19 +28,31 @@ INTAKE_NS = 20_000_000
 
 READING_S = 0.002
 """How long to wait for KV from the disk, or a message, when there is nothing to compute meanwhile."""
+LEAVE_SAVE_S = 4.0
+"""The daemon ends a process that does not leave within Worker's ``_LEAVE_S``."""
+SLEEP_SAVE_S = 1.0
+"""A request that comes meanwhile waits; what is not on disk by then goes there later."""
 
 
 class Engine:
     """Runs the sequences of one base model. One thread, no locks."""
 
     def __init__(
-        self, llama: Llama, intake: Intake, scheduler: Scheduler, inbox: SimpleQueue[ipc.ToWorker], outbox: Outbox
+        self,
+        llama: Llama,
+        intake: Intake,
+        scheduler: Scheduler,
+        inbox: SimpleQueue[ipc.ToWorker],
+        outbox: Outbox,
+        *,
+        tiers: Tiers | None = None,
     ) -> None:
         self._llama = llama
         self._intake = intake
         self._scheduler = scheduler
         self._inbox = inbox
         self._outbox = outbox
+        self._tiers = tiers or Tiers(None, "")
         self._shape = Shape(llama, intake, scheduler)
         self._tally = Tally()
         self._arrived: dict[int, ipc.Submit] = {}
@@ -47,6 +60,7 @@ class Engine:
         self._live: dict[int, Sequence] = {}
         self._positions = Positions()
         self._n_detached = 0
+        self._is_leaving = False
 
     @property
     def ready(self) -> ipc.Ready:
@@ -54,11 +68,11 @@ class Engine:
         return self._shape.ready
 
     def run(self) -> None:
-        """Serve for ever; the process ends with its daemon's end of the pipe.
+        """Serve until told to leave; besides, the process ends with its daemon's end of the pipe.
 
         Raises ``BeastError`` when the model was lost in a reshape; every request has its ending then.
         """
-        while True:
+        while not self._is_leaving:
             self.step()
 
     def step(self) -> None:
@@ -96,6 +110,11 @@ class Engine:
                 self._outbox.forget(message.id)
         elif isinstance(message, ipc.Detach):
             self._detach(message.path)
+        elif isinstance(message, ipc.ClearCache):
+            self._scheduler.cache.drop_idle()
+            self._tiers.clear()
+        elif isinstance(message, ipc.Leave):
+            self._leave()
         elif isinstance(message, ipc.Reshape):
             self._reshape(message)
         elif isinstance(message, ipc.Ping):
@@ -105,6 +124,8 @@ class Engine:
         while self._arrived:  # what came before the order does not depend on it
             self._take_in()
         self._outbox.flush(time.monotonic_ns())
+        if order.is_asleep:
+            self._put_away(SLEEP_SAVE_S)
         try:
             reshaped = self._shape.become(order, self._live.values())
         except BeastError as error:
@@ -112,7 +133,17 @@ class Engine:
                 self._outbox.end(id_, _failure(error))
             self._outbox.flush(time.monotonic_ns())
             raise
+        self._tiers.become(identity_of(self._llama.load), self._llama.load.label)
         self._outbox.tell(reshaped)
+
+    def _leave(self) -> None:
+        """The process is about to end: what may be wanted again is saved."""
+        self._put_away(LEAVE_SAVE_S)
+        self._is_leaving = True
+
+    def _put_away(self, limit_s: float) -> None:
+        self._scheduler.cache.spill_all()
+        self._tiers.flush(limit_s)
 
     def _stats(self) -> ipc.EngineStats:
         return ipc.EngineStats(
@@ -122,12 +153,14 @@ class Engine:
             n_adapters=self._llama.n_adapters,
             **asdict(held()),
             **asdict(self._tally),
+            **asdict(self._tiers.stats),
         )
 
     def _detach(self, path: str) -> None:
         self._n_detached += 1
         name = f"{path} (detached, {self._n_detached})"
         self._scheduler.detach(path, name, was_read=self._llama.detach(path, name))
+        self._tiers.detach(path)
         self._llama.free_adapters(self._scheduler.adapters_in_use)
 
     def _take_in(self) -> None:

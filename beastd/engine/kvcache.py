@@ -206,6 +206,12 @@ class KVCache:
             if not slot.is_busy:
                 self._drop(slot, 0)
 
+    def drop_idle(self) -> None:
+        """Empty all idle slots; nobody is to find anything of them again."""
+        for slot in self.filled:
+            if not slot.is_busy:
+                self.cut(slot, 0)
+
     def _drop(self, slot: Slot, n_kept: int) -> None:
         """The slot's tokens after ``n_kept`` leave; what nobody else holds may be kept elsewhere."""
         if n_kept < len(slot.tokens):

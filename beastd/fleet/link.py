@@ -154,6 +154,19 @@ class Link:
         """Ask the engine's loop for a sign of life."""
         self._write(ipc.Ping())
 
+    @property
+    def is_idle(self) -> bool:
+        """The worker is asked for nothing."""
+        return not self._inboxes and (self._reshaped is None or self._reshaped.done())
+
+    def leave(self) -> None:
+        """Have the worker save its KV and end."""
+        self._write(ipc.Leave())
+
+    def clear_cache(self) -> None:
+        """Have the worker forget the KV it keeps for later."""
+        self._write(ipc.ClearCache())
+
     def detach(self, path: str) -> None:
         """Have a LoRA adapter freed."""
         self._write(ipc.Detach(path))

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,8 @@ class Settings:
     sleep_after_s: float
     pins: frozenset[str] = frozenset()
     """Names of models that never leave."""
+    tiers: ipc.KvTiers | None = None
+    """Where KV goes that leaves a worker's cache."""
 
 
 @dataclass(slots=True)
@@ -144,6 +146,12 @@ class Pool:
         for life in self._lives.values():
             life.worker.detach(path)
 
+    def clear_cache(self, ids: Iterable[int]) -> None:
+        """Have these workers forget the KV they keep for later prompts."""
+        for id_ in ids:
+            if life := self._lives.get(id_):
+                life.worker.clear_cache()
+
     def snapshot(self) -> FleetStatus:
         """The fleet at this moment."""
         return self._view.status()
@@ -158,7 +166,8 @@ class Pool:
 
     def start(self, id: int, spec: WorkerSpec) -> None:  # noqa: A002 - as the protocol has it
         """Start a worker and follow its life."""
-        worker = Worker(spec, log_path(self._logs_dir, spec.label, spec.key), self._settings.limits)
+        log = log_path(self._logs_dir, spec.label, spec.key)
+        worker = Worker(spec, log, self._settings.limits, self._settings.tiers)
         self._lives[id] = Life(worker, _task(self._live(id, worker), f"worker of {spec.label}"))
 
     def reshape(self, id: int, shape: Shape) -> None:  # noqa: A002

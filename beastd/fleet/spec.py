@@ -32,6 +32,8 @@ class WorkerSpec:
     """What KV cache and compute buffers take; given back in sleep."""
     process: Footprint
     """What the process takes besides."""
+    digest: str = ""
+    """Of the model's file: KV is kept for it across loads; without one it is not."""
     is_exact: bool = False
     """These were simulated by llama.cpp, not estimated."""
     has_auto_parallel: bool = False

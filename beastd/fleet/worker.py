@@ -23,6 +23,9 @@ _END_GRACE_S = 0.5
 _STOP_GRACE_S = 3.0
 """For a process that was told to stop."""
 
+_LEAVE_S = 5.0
+"""For an idle process that was told to save its KV and leave."""
+
 _PING_EVERY_S = 2.0
 _READ_BYTES_PER_S = 100e6
 """A slow disk. A step reads all weights from it that the system has dropped from memory since the last one."""
@@ -56,8 +59,12 @@ class Worker:
     ready: ipc.Ready
     """What the loaded worker said of itself; there once load has returned."""
 
-    def __init__(self, spec: WorkerSpec, log: Path, limits: Limits) -> None:
+    def __init__(self, spec: WorkerSpec, log: Path, limits: Limits, tiers: ipc.KvTiers | None = None) -> None:
+        """``tiers``: where KV goes that leaves the cache."""
         self.spec = spec
+        self._tiers = tiers
+        self._leaving: asyncio.TimerHandle | None = None
+        self._is_serving = False
         self.is_stopping = False
         self.fraction = 0.0
         """How much of the load is done."""
@@ -83,7 +90,7 @@ class Worker:
             link = await self._connect()
             # A mapped file is read when the model is warmed up, which tells of no progress.
             limit_s = self._limits.load_s + self._reading_s
-            self.ready = await link.load(_load_frame(self.spec), limit_s, self._on_progress)
+            self.ready = await link.load(_load_frame(self.spec, self._tiers), limit_s, self._on_progress)
         except Exception as cause:
             await self._end(is_hopeless=isinstance(cause, LinkStalled | LinkBroken))
             raise self._load_error(cause) from cause
@@ -96,6 +103,7 @@ class Worker:
         """Pass answers on until the process ends; then every request it held ends with one error."""
         assert self._link is not None, "serve comes after load"
         broken: LinkBroken | None = None
+        self._is_serving = True
         watch = asyncio.create_task(self._watch(self._link), name=f"watch of {self.spec.label}")
         try:
             broken = await self._read_answers(self._link)
@@ -106,6 +114,8 @@ class Worker:
             raise
         finally:
             watch.cancel()
+            if self._leaving:
+                self._leaving.cancel()
             self._link.fail(self._death(broken))
 
     async def _watch(self, link: Link) -> None:
@@ -143,7 +153,7 @@ class Worker:
         Raises what its requests would be told when the process ends meanwhile.
         """
         assert self._link is not None, "reshape comes after load"
-        reshaped = await self._link.reshape(_load_frame(spec), is_asleep=is_asleep)
+        reshaped = await self._link.reshape(_load_frame(spec, self._tiers), is_asleep=is_asleep)
         self.ready = reshaped.ready
         if reshaped.failure is None:
             self.spec = spec
@@ -153,6 +163,11 @@ class Worker:
         """Have a LoRA adapter freed as soon as no answer uses it."""
         if self._link:
             self._link.detach(path)
+
+    def clear_cache(self) -> None:
+        """Have the KV forgotten that is kept for later prompts."""
+        if self._link:
+            self._link.clear_cache()
 
     async def _read_answers(self, link: Link) -> LinkBroken | None:
         """Pass answers on while the link holds; returns what broke it, if it was not closed."""
@@ -166,11 +181,23 @@ class Worker:
         return None
 
     def stop(self) -> None:
-        """Begin to end the process; load raises or serve returns when it is gone."""
+        """Begin to end the process; load raises or serve returns when it is gone.
+
+        One that answers nothing may save its KV first.
+        """
         self.is_stopping = True
-        if self._process and self._link:
+        if not self._process or not self._link:
+            return
+        if self._leaving is None and self._is_serving and self._has_disk_tier and self._link.is_idle:
+            self._link.leave()
+            self._leaving = asyncio.get_running_loop().call_later(_LEAVE_S, self.stop)
+        else:
             self._link.abort()
             self._process.terminate()
+
+    @property
+    def _has_disk_tier(self) -> bool:
+        return self._tiers is not None and self._tiers.disk_bytes > 0
 
     async def generate(self, submit: ipc.Submit) -> AsyncGenerator[ipc.Delta, None]:
         """Have a request answered; its id is replaced. Ends after the delta with ``final``.
@@ -271,11 +298,13 @@ class Worker:
         return is_killed and not self.is_stopping and n_oom_kills() > self._n_oom_kills
 
 
-def _load_frame(spec: WorkerSpec) -> ipc.Load:
+def _load_frame(spec: WorkerSpec, tiers: ipc.KvTiers | None) -> ipc.Load:
     return ipc.Load(
         paths=list(spec.paths),
         label=spec.label,
         variant=spec.variant,
         template=spec.template,
+        digest=spec.digest,
+        tiers=tiers,
         settings=spec.settings,
     )

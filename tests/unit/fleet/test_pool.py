@@ -34,7 +34,7 @@ class Promise:
     failure: Exception | None = None
     """What serving ends with, if not well."""
 
-    def __init__(self, spec: WorkerSpec, log: Path, limits: Limits) -> None:
+    def __init__(self, spec: WorkerSpec, log: Path, limits: Limits, tiers: ipc.KvTiers | None) -> None:
         self.spec = spec
         self.is_stopping = False
         self.fraction = 0.0
