@@ -122,7 +122,8 @@ def _made(order: ipc.Load, link: Link) -> tuple[Engine, Llama]:
     intake.rehearse()
     rate = llama.warm_up()
     cache = KVCache(llama.n_parallel, run_bonus=RUN_BONUS if order.settings.kv_layout == "partitioned" else 0)
-    scheduler = Scheduler(cache, StepBudget(order.settings.step_ms / 1e3, llama.n_batch, rate))
+    settings = order.settings
+    scheduler = Scheduler(cache, StepBudget(settings.step_ms / 1e3, llama.n_batch, rate), settings.policy)
     return Engine(llama, intake, scheduler, link.inbox, Outbox(link.send)), llama
 
 

@@ -9,19 +9,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from operator import attrgetter
 
-from beastd.engine.kvcache import KVCache, renamed
+from beastd.engine.kvcache import KVCache, Slot, renamed
+from beastd.engine.policies import ORDERS
 from beastd.engine.sequence import Sequence
 from beastd.engine.turns import Turns
 
 MIN_STEP_TOKENS = 32
 """Below this a prefill chunk costs almost as much as this many tokens: matrix kernels are not yet filled."""
-
-
-AGEING = 0.1
-"""How much of its waiting counts for a prompt against shorter ones that came later."""
 SET_BONUS = 800
 """Prompt tokens by which a waiting sequence goes before others when its set of LoRA adapters runs already: alone in
 its set, each token of its answer would cost a step of its own."""
+ANSWER_TOKENS = 5
+"""Prompt tokens that take as long as one of an answer, until steps have been measured."""
 KERNEL_TOKENS = 16
 """llama.cpp's matrix kernels take this many tokens at a time; what is left over costs as much as a full set."""
 
@@ -54,13 +53,14 @@ SHORT_TOKENS = 64
 class StepBudget:
     """How many tokens a step may hold so that it stalls the streams for about ``target_s`` at most.
 
-    Learns the machine's prefill rate (tokens/s) from measured steps.
+    Learns the machine's prefill rate (tokens/s), and what an answer's token takes, from measured steps.
     """
 
     def __init__(self, target_s: float, n_batch: int, rate: float) -> None:
         self.target_s = target_s
         self._n_batch = n_batch
         self.rate = rate
+        self._answer_s = ANSWER_TOKENS / rate
 
     @property
     def n_tokens(self) -> int:
@@ -76,15 +76,24 @@ class StepBudget:
         if n_tokens >= MIN_STEP_TOKENS and step_s > 0:
             self.rate += 0.2 * (n_tokens / step_s - self.rate)
 
+    def observe_answers(self, n_tokens: int, step_s: float) -> None:
+        """Take note of a step that held tokens of answers only."""
+        self._answer_s += 0.2 * (step_s / n_tokens - self._answer_s)
+
+    def work_s(self, n_prompt: int, n_answer: int) -> float:
+        """Seconds of the machine that so many prompt and answer tokens take, among others."""
+        return n_prompt / self.rate + n_answer * self._answer_s
+
 
 class Scheduler:
     """Owns the waiting and running sequences of one engine."""
 
-    def __init__(self, cache: KVCache, budget: StepBudget) -> None:
+    def __init__(self, cache: KVCache, budget: StepBudget, policy: str = "mix") -> None:
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
         self.cache = cache
         self.budget = budget
+        self.order = ORDERS[policy](budget)
         self._turns = Turns(budget.target_s)
 
     @property
@@ -95,22 +104,28 @@ class Scheduler:
     def add(self, sequence: Sequence) -> None:
         """A new request: it waits for a slot."""
         self.waiting.append(sequence)
+        self.order.on_wait(sequence)
 
     def remove(self, sequence: Sequence) -> None:
         """The sequence has ended, for any reason: its slot is free for the next step."""
+        self.order.on_end(sequence)
         if sequence.slot is None:
             self.waiting.remove(sequence)
             return
+        self._free(sequence, sequence.slot)
+
+    def _free(self, sequence: Sequence, slot: Slot) -> None:
         self.running.remove(sequence)
-        self.cache.release(sequence.slot)
+        self.cache.release(slot)
 
     def resize(self, n_slots: int, *, run_bonus: int = 0) -> None:
         """Have so many slots from now on; sequences beyond that number, the last to come, wait again."""
         for sequence in self.running[n_slots:]:
-            self.remove(sequence)
+            assert sequence.slot is not None
+            self._free(sequence, sequence.slot)
             sequence.slot = None
             sequence.begin_again()
-            self.waiting.append(sequence)
+            self.add(sequence)
         self.cache.resize(n_slots, run_bonus=run_bonus)
 
     def admit(self, now_ns: int) -> list[Sequence]:
@@ -123,19 +138,20 @@ class Scheduler:
             sequence.slot, sequence.n_cached = found
             self.waiting.remove(sequence)
             self.running.append(sequence)
+            self.order.on_admit(sequence)
             admitted.append(sequence)
         return admitted
 
     def queue(self, now_ns: int) -> list[Sequence]:
-        """The waiting sequences as slots would go to them now: the most urgent first, and sets that run before others.
-
-        Ageing bounds what others lose by that.
-        """
+        """The waiting sequences as slots would go to them now, by the policy; sets that run have a bonus."""
         sets = {sequence.adapters for sequence in self.running}
-        return sorted(self.waiting, key=lambda one: self._urgency(one, now_ns) - SET_BONUS * (one.adapters in sets))
+        bonus_s = self.budget.work_s(SET_BONUS, 0)
+        return sorted(
+            self.waiting, key=lambda one: self.order.rank(one, now_ns, bonus_s if one.adapters in sets else 0.0)
+        )
 
     def next_batch(self, now_ns: int) -> list[Chunk]:
-        """The next step, by slot: every decoding sequence, and prompt chunks, shortest remaining first with ageing.
+        """The next step, by slot: every decoding sequence, and prompt chunks in the policy's order.
 
         One step serves one set of LoRA adapters (llama.cpp applies them to a whole batch); sets take turns.
         """
@@ -154,6 +170,12 @@ class Scheduler:
         # With a partitioned cache llama.cpp computes a run of consecutive slots together, and others apart.
         chunks.sort(key=_by_slot)
         return chunks
+
+    def on_computed(self, chunks: list[Chunk]) -> None:
+        """A step has computed these; told before their tokens are taken note of."""
+        for chunk in chunks:
+            n = len(chunk.tokens)
+            self.order.on_computed(chunk.sequence, *((n, 0) if chunk.is_prefill else (0, n)))
 
     @property
     def adapters_in_use(self) -> set[str]:
@@ -174,7 +196,7 @@ class Scheduler:
         chunks: list[Chunk] = []
         n_left = max(KERNEL_TOKENS + 1, n_tokens - len(decodes))  # streams never starve prompts
         has_short = False
-        for sequence in sorted(prompts, key=lambda sequence: self._urgency(sequence, now_ns)):
+        for sequence in sorted(prompts, key=lambda sequence: self.order.rank(sequence, now_ns)):
             tokens = _prompt_tokens(sequence, n_left, decoding)
             is_whole = len(tokens) == sequence.n_prefill_left
             if not tokens or (has_short and not is_whole):
@@ -184,14 +206,6 @@ class Scheduler:
             n_left -= len(tokens)
             has_short |= is_whole and n_done == sequence.n_cached and len(tokens) <= SHORT_TOKENS
         return chunks
-
-    def _urgency(self, sequence: Sequence, now_ns: int) -> float:
-        """Prompt tokens left, less a part of those that could have been computed while it waited; smallest goes first.
-
-        So short prompts overtake long ones, until these have waited for 1/AGEING times what they take to compute.
-        """
-        waited_s = (now_ns - sequence.arrived_ns) / 1e9
-        return sequence.n_prefill_left - AGEING * waited_s * self.budget.rate
 
 
 _by_slot = attrgetter("slot")
