@@ -9,13 +9,15 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from beastd.contract import Priority
+from beastd.engine.ages import Ages
 from beastd.engine.lengths import Lengths
 from beastd.engine.sequence import Sequence
 from beastd.engine.shares import Shares
 
 AGEING = 0.1
-"""Seconds of work that a second of waiting makes up for: what takes w seconds is never overtaken by what comes more
-than w/AGEING later."""
+"""Seconds of prefill that a second of waiting makes up for."""
+SJF_AGEING = 0.02
+"""The same where the whole answer counts: a burst of long answers shall not grow old before it is half done."""
 CLASS_HEAD_S = 6 * 3600.0
 """Head start of a class before the next lower one, in seconds of waiting: far more than any queue, yet not for ever."""
 CREDIT_S = 30.0
@@ -66,7 +68,10 @@ class Order:
 
 
 class ShortestFirst(Order):
-    """Least expected work first, prompt and answer, less a part of the time it waited."""
+    """Least expected work first, prompt and answer, less a part of the time it waited.
+
+    What takes w seconds is not overtaken by what comes more than w/SJF_AGEING later.
+    """
 
     def __init__(self, costs: Costs) -> None:
         self._costs = costs
@@ -75,7 +80,7 @@ class ShortestFirst(Order):
     def rank(self, sequence: Sequence, now_ns: int, bonus_s: float = 0.0, /) -> Rank:
         """As the class says."""
         left_s = self._costs.work_s(sequence.n_prefill_left, self._lengths.n_left(sequence))
-        return left_s - bonus_s - AGEING * _waited_s(sequence, now_ns), sequence.id
+        return left_s - bonus_s - SJF_AGEING * (now_ns - sequence.arrived_ns) / 1e9, sequence.id
 
     def on_end(self, sequence: Sequence) -> None:
         """Learn how long this client's answers are."""
@@ -129,18 +134,38 @@ class FairShare(Order):
 class Mix(FairShare):
     """Shortest prompt first, clients that had less before those that had more, all aged; a class is a head start.
 
-    What takes w seconds of prefill is not overtaken by what comes more than (w + 2 CREDIT_S) / AGEING seconds later,
-    and as many more (fewer) as that one's class has more (less) of a head start; a bonus counts as work.
+    Within a client and class, what takes w seconds of prefill is not overtaken by what comes more than w/AGEING later.
+    The first of a client's in a class is not overtaken by what comes to others after these have had (w + 2 CREDIT_S
+    + r) / AGEING seconds of the machine since it came, and as many more as their class has a head start; r is what its
+    own client has running. A bonus counts as work.
     """
 
     def __init__(self, costs: Costs) -> None:
         super().__init__(costs, CREDIT_S)
+        self._ages = Ages()
 
-    def rank(self, sequence: Sequence, now_ns: int, bonus_s: float = 0.0, /) -> Rank:
-        """As the class says."""
+    def rank(self, sequence: Sequence, _now_ns: int, bonus_s: float = 0.0, /) -> Rank:
+        """As the class says; the clock's part is the same for all, and left out."""
         left_s = self._costs.work_s(sequence.n_prefill_left, 0) - bonus_s
-        waited_s = _waited_s(sequence, now_ns) + _head_s(sequence)
-        return left_s + self._shares.ahead_s(sequence.client) - AGEING * waited_s, sequence.id
+        age_s = self._ages.age_s(sequence) + _head_s(sequence)
+        return left_s + self._shares.ahead_s(sequence.client) - AGEING * age_s, sequence.id
+
+    def on_wait(self, sequence: Sequence) -> None:
+        """It ages from its first time on."""
+        super().on_wait(sequence)
+        self._ages.on_wait(sequence)
+
+    def on_computed(self, sequence: Sequence, n_prompt: int, n_answer: int) -> None:
+        """Other clients' sequences age by that."""
+        super().on_computed(sequence, n_prompt, n_answer)
+        self._ages.on_computed(sequence, self._costs.work_s(n_prompt, n_answer))
+        if n_answer:
+            self._ages.on_answer(sequence)
+
+    def on_end(self, sequence: Sequence) -> None:
+        """Nobody is behind it any more."""
+        super().on_end(sequence)
+        self._ages.on_end(sequence)
 
     def level(self, priority: Priority, /) -> int:
         """Each priority is a class."""
@@ -150,10 +175,6 @@ class Mix(FairShare):
         """Not either if the running one came longer ago than the other's class has a head start."""
         later_s = (waiting.arrived_ns - running.arrived_ns) / 1e9
         return super().outranks(waiting, running) and later_s < _head_s(waiting) - _head_s(running)
-
-
-def _waited_s(sequence: Sequence, now_ns: int) -> float:
-    return (now_ns - sequence.arrived_ns) / 1e9
 
 
 def _head_s(sequence: Sequence) -> float:

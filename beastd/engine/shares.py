@@ -26,7 +26,13 @@ class _Account:
     """Sequence that has a slot → work it is expected to take still."""
 
     @property
+    def under_way_s(self) -> float:
+        """Virtual time of what is promised."""
+        return sum(self.promised_s.values()) / self.weight
+
+    @property
     def is_idle(self) -> bool:
+        """Nothing of it waits or runs."""
         return not self.waiting and not self.promised_s
 
 
@@ -78,11 +84,16 @@ class Shares:
     def time_s(self, client: str) -> float:
         """The client's virtual time, with what is under way."""
         account = self._accounts[client]
-        return account.time_s + sum(account.promised_s.values()) / account.weight
+        return account.time_s + account.under_way_s
 
     def ahead_s(self, client: str) -> float:
-        """How far the client is ahead of one that comes with its whole credit; twice the credit at most."""
-        return min(2 * self._credit_s, max(0.0, self.time_s(client) - self._now_s + self._credit_s))
+        """How far the client is ahead of one that comes with its whole credit.
+
+        Of what was computed twice the credit at most counts, and all that is under way.
+        """
+        account = self._accounts[client]
+        computed_s = account.time_s - self._now_s + self._credit_s
+        return min(2 * self._credit_s, max(0.0, computed_s)) + account.under_way_s
 
     def _advance(self) -> None:
         waiting = [account.time_s for account in self._accounts.values() if account.waiting]
