@@ -1,4 +1,4 @@
-"""An engine without arithmetic: steps of decode rows and prompt tokens that take as long as a model of the machine says.
+"""An engine without arithmetic: steps of decode rows and prompt tokens, as long as a model of the machine says.
 
 The order of sequences is the real one. A paused sequence keeps its KV elsewhere, and loses no time by that.
 """

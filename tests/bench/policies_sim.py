@@ -3,7 +3,7 @@
     python tests/bench/policies_sim.py [--hours 2] [--seed 1] [--load 1.0]
 
 The machine is a model of a 0.6B on 2 cores with 8 slots (tests/stepsim.py). Six people chat (Poisson); one client of
-the same priority sends jobs in bursts; a batch of low priority does, too; now and then a request of high priority comes.
+the same priority sends jobs in bursts; a batch of low priority does, too; now and then comes a high request.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def two_floods(policy: str) -> str:
 
 
 def steps_of_high(policy: str) -> str:
-    """A row: 16 slots are full of low jobs, more wait; the steps until a high request's first token, less its prefill."""
+    """A row: 16 slots are full of low jobs, more wait; steps until a high request's first token, less its prefill."""
     machine = Machine(n_slots=16)
     jobs = [Job("batch", 0.0, 400, 300, "low") for _ in range(64)]
     high = [Job("me", 61.7 + 40 * n, 120, 20, "high") for n in range(4)]
@@ -122,7 +122,9 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--hours", type=float, default=2.0)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--load", type=float, default=1.0, help="how often things come; 1 is about nine tenths of the machine")
+    parser.add_argument(
+        "--load", type=float, default=1.0, help="how often things come; 1 is about nine tenths of the machine"
+    )
     given = parser.parse_args()
     print("TTFT in s, p50 / p99 / most\npolicy | " + " | ".join(it.kind for it in DAY) + " | Jain")
     for policy in ORDERS:
