@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from beastd.choices import with_choices
+from beastd.clients import ClientRule, parse_clients
 from beastd.durable import is_writable
 from beastd.errors import BadRequest, ConfigError
 from beastd.nearest import did_you_mean
@@ -58,6 +59,10 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Tokens one engine step may take."""
     step_ms: Annotated[int, Meta(ge=1)] = 300
     """Target for the longest step while answers stream, in milliseconds."""
+    policy: Literal["mix", "fcfs", "sjf", "priority", "fair"] = "mix"
+    """Which requests go first where not all can (docs/scheduling.md)."""
+    clients: dict[str, ClientRule] = {}
+    """Share and priority by client, as in ``uid:1000: {weight: 2, priority: low}``; see beastd/clients.py."""
     keep_alive: int | float | str = "5m"
     """How long an idle model stays loaded; see parse_duration."""
     memory_budget: Annotated[int, Meta(ge=1)] | str = "80%"
@@ -244,7 +249,11 @@ def _checked(key: str, value: Any, origin: str) -> Any:
     if key in _LISTS and isinstance(value, str):
         value = [part.strip() for part in value.split(_LISTS[key])]
     try:
+        if key == "clients":
+            return parse_clients(value)
         return getattr(msgspec.convert({key: value}, Config, strict=False), key)
+    except BadRequest as e:
+        raise ConfigError(f"{origin}: {key}: {e.message}") from e
     except msgspec.ValidationError as e:
         problem = with_choices(str(e).partition(" - at `$")[0], Config, key)
         raise ConfigError(f"{origin}: {key}: {problem}") from e

@@ -40,6 +40,8 @@ class LoadSettings(Struct, frozen=True, kw_only=True):
     mmap: bool = True
     step_ms: int = 300
     """Target for the longest step while others stream, in milliseconds: bounds prefill chunks."""
+    policy: str = "mix"
+    """Which sequences go first: a name of engine.policies.ORDERS."""
 
 
 class KvTiers(Struct, frozen=True, kw_only=True):

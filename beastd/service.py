@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import msgspec
 
 from beastd import ipc
+from beastd.clients import ClientRule
 from beastd.config import Config, parse_duration
 from beastd.contract import (
     Answer,
@@ -80,25 +81,28 @@ class Service:
 
     # --- answers ---
 
-    def generate(self, request: GenerateRequest) -> AsyncGenerator[Answer, None]:
+    def generate(self, request: GenerateRequest, client: str = "") -> AsyncGenerator[Answer, None]:
         """Answer one prompt. Yields any Loading, then Pieces, then one Final; raises BeastError.
 
+        ``client``: who asks (beastd/clients.py has the forms); empty is the daemon itself.
         Close it for certain (``contextlib.aclosing``): an answer that is left half read holds its sequence.
         """
         if request.images:
             raise Unsupported(_NO_IMAGES)
         is_empty = not request.prompt and request.suffix is None and not request.context
-        return self._answer(request, None if is_empty else _generate_prompt(request))
+        return self._answer(request, None if is_empty else _generate_prompt(request), client)
 
-    def chat(self, request: ChatRequest) -> AsyncGenerator[Answer, None]:
+    def chat(self, request: ChatRequest, client: str = "") -> AsyncGenerator[Answer, None]:
         """Answer the last message of a chat; as generate."""
         if request.tools:
             raise Unsupported("Beast does not hand tools to models yet; leave tools out")
         if any(message.images for message in request.messages or ()):
             raise Unsupported(_NO_IMAGES)
-        return self._answer(request, _chat_prompt(request) if request.messages else None)
+        return self._answer(request, _chat_prompt(request) if request.messages else None, client)
 
-    async def _answer(self, request: AnswerRequest, prompt: ipc.Prompt | None) -> AsyncGenerator[Answer, None]:
+    async def _answer(
+        self, request: AnswerRequest, prompt: ipc.Prompt | None, client: str
+    ) -> AsyncGenerator[Answer, None]:
         start_ns = time.monotonic_ns()
         _check(request)
         resolved = self._resolve(request)
@@ -120,7 +124,8 @@ class Service:
                 raise Unsupported(
                     f"{resolved.name} does not support thinking: its chat template has none; leave think out"
                 )
-            async with aclosing(lease.worker.generate(_submit(request, resolved, options, prompt))) as deltas:
+            submit = self._ranked(_submit(request, resolved, options, prompt), request, client)
+            async with aclosing(lease.worker.generate(submit)) as deltas:
                 async for delta in deltas:
                     if delta.n_ahead is not None:
                         yield Waiting(delta.n_ahead + 1, f"one of {resolved.model.name}'s sequences to be free")
@@ -132,6 +137,12 @@ class Service:
                             load_ns=load_ns,
                             total_ns=time.monotonic_ns() - start_ns,
                         )
+
+    def _ranked(self, submit: ipc.Submit, request: AnswerRequest, client: str) -> ipc.Submit:
+        """With its place among others: the request's own wish, or else what the configuration says of its client."""
+        rule = self._config.clients.get(client, ClientRule())
+        priority = request.priority or rule.priority
+        return msgspec.structs.replace(submit, priority=priority, client=client, weight=rule.weight)
 
     def _resolve(self, request: AnswerRequest) -> Resolved:
         asked = request.adapters

@@ -20,6 +20,8 @@ class Ask:
     n_ctx: int | None = None
     """Context the server shall provide, where the API can say so."""
     is_eos_ignored: bool = True
+    priority: str | None = None
+    """high, normal or low; None leaves it to the server. Only Beast knows it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,8 @@ class OllamaDialect:
         options = {"num_predict": ask.n_answer, "temperature": ask.temperature, "seed": ask.seed}
         options |= {"num_ctx": ask.n_ctx} if ask.n_ctx else {}
         options |= {"ignore_eos": True} if ask.is_eos_ignored else {}
-        return {"model": ask.model, "prompt": ask.prompt, "raw": True, "stream": True, "options": options}
+        extra = {"priority": ask.priority} if ask.priority else {}
+        return {"model": ask.model, "prompt": ask.prompt, "raw": True, "stream": True, "options": options, **extra}
 
     def read(self, line: bytes) -> Event | None:
         """A piece, the metrics at the end, or an error."""

@@ -41,6 +41,8 @@ class Plan:
     n_warm_up: int
     temperature: float
     seed: int
+    priority: str | None = None
+    """Of all requests but the late one, which has the server's default."""
 
 
 async def measure(plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
@@ -71,6 +73,7 @@ class Measurement:
             seed=plan.seed,
             temperature=plan.temperature,
             n_ctx=n_ctx if n_ctx > DEFAULT_CTX else None,
+            priority=plan.priority,
         )
 
     async def run(self, dialect: Dialect) -> dict[str, Any]:
@@ -117,7 +120,7 @@ class Measurement:
 
     async def _late(self, dialect: Dialect, delay_s: float) -> Timeline:
         await asyncio.sleep(delay_s)
-        return await self._server.run(dialect, replace(self._next(N_LATE), n_answer=N_LATE))
+        return await self._server.run(dialect, replace(self._next(N_LATE), n_answer=N_LATE, priority=None))
 
     def _next(self, n_prompt: int, prefix: str = "") -> Ask:
         prompt = with_prefix(prefix, self._random, self._scale.n_words(n_prompt))

@@ -11,6 +11,7 @@ import typer
 
 from beastctl import daemon, render
 from beastctl.complete import model_names
+from beastctl.options import Priority
 
 
 class Api(StrEnum):
@@ -39,6 +40,9 @@ def bench(
     warm_up: Annotated[int, typer.Option(help="Requests made before anything is measured.", min=0)] = 1,
     temperature: Annotated[float, typer.Option(help="Sampling temperature.", min=0)] = 0.8,
     seed: Annotated[int | None, typer.Option(help="Draws the prompts; repeat one only on a fresh server.")] = None,
+    priority: Annotated[
+        Priority | None, typer.Option(help="Of the streams' requests; the late one keeps the default.")
+    ] = None,
     url: Annotated[str, typer.Option(help="Another server: http://HOST:PORT, or unix:PATH.", show_default=False)] = "",
     api: Annotated[Api, typer.Option(help="The API it speaks.")] = Api.AUTO,
     as_json: Annotated[bool, typer.Option("--json", help="Print data for machines.")] = False,
@@ -68,6 +72,7 @@ def bench(
         n_warm_up=warm_up,
         temperature=temperature,
         seed=random.randrange(2**31) if seed is None else seed,
+        priority=priority and priority.value,
     )
     report = asyncio.run(measure(plan, render.say if sys.stderr.isatty() else lambda _: None))
     if as_json:

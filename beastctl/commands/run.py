@@ -12,7 +12,7 @@ import typer
 from beastctl import ask, daemon, render
 from beastctl.client import Client
 from beastctl.complete import model_names
-from beastctl.options import as_flags
+from beastctl.options import Priority, as_flags
 from beastd.errors import BadRequest, ModelNotFound
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9_][\w.:/@+*-]*")
@@ -49,6 +49,9 @@ def run(
     keep_alive: Annotated[
         str | None, typer.Option(help="How long the model stays loaded, e.g. 10m; 0: not; -1: for ever.")
     ] = None,
+    priority: Annotated[
+        Priority | None, typer.Option(help="What goes first where not all requests can.", show_default=False)
+    ] = None,
     plain: Annotated[bool, typer.Option("--plain", help="Do not render Markdown on a terminal.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show timings, on standard error.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object: the reply and its metrics.")] = False,
@@ -61,6 +64,7 @@ def run(
     model, prompt = split_words(words or [])
     prompt = with_stdin(prompt)
     extra = {"keep_alive": keep_alive, "think": think, "format": answer_format(format_), "options": options or None}
+    extra["priority"] = priority and priority.value
     given = {name: value for name, value in extra.items() if value is not None}
     if not prompt:
         _chat(model, {"truncate": truncate is not False, **given}, system=system, is_verbose=verbose, is_plain=plain)

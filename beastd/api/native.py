@@ -14,6 +14,7 @@ import msgspec
 from aiohttp import web
 
 from beastd import __version__
+from beastd.api.client import client_of
 from beastd.api.decode import body
 from beastd.api.stream import json_response, ndjson
 from beastd.contract import Answer, AnswerRequest, ChatRequest, Final, GenerateRequest, Loading, Logprob, Piece, Waiting
@@ -53,13 +54,13 @@ class PinRequest(msgspec.Struct, forbid_unknown_fields=True):
 async def generate(request: web.Request) -> web.StreamResponse:
     """POST /api/generate."""
     asked = await body(request, GenerateRequest)
-    return await _reply(request, asked, request.app[SERVICE].generate(asked), "response")
+    return await _reply(request, asked, request.app[SERVICE].generate(asked, client_of(request)), "response")
 
 
 async def chat(request: web.Request) -> web.StreamResponse:
     """POST /api/chat."""
     asked = await body(request, ChatRequest)
-    return await _reply(request, asked, request.app[SERVICE].chat(asked), "message")
+    return await _reply(request, asked, request.app[SERVICE].chat(asked, client_of(request)), "message")
 
 
 async def tags(request: web.Request) -> web.Response:

@@ -116,6 +116,7 @@ def _made(order: ipc.Load, link: Link) -> tuple[Engine, Llama]:
     from beastd.engine.intake import Intake
     from beastd.engine.llama import Llama
     from beastd.engine.outbox import Outbox
+    from beastd.engine.policies import ORDERS
     from beastd.engine.reshape import new_cache
     from beastd.engine.scheduler import Scheduler, StepBudget
     from beastd.engine.tiers import Tiers, identity_of
@@ -127,7 +128,8 @@ def _made(order: ipc.Load, link: Link) -> tuple[Engine, Llama]:
     rate = llama.warm_up()
     cells = LlamaCells(llama, tiers)
     budget = StepBudget(order.settings.step_ms / 1e3, llama.n_batch, rate)
-    scheduler = Scheduler(new_cache(llama, cells), budget, llama.n_sequences, cells)
+    policy = ORDERS[order.settings.policy](budget)
+    scheduler = Scheduler(new_cache(llama, cells), budget, policy, llama.n_sequences, cells)
     return Engine(llama, intake, scheduler, link.inbox, Outbox(link.send), tiers=tiers), llama
 
 

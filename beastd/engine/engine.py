@@ -167,9 +167,14 @@ class Engine:
         """Make sequences of the requests that have arrived: at least one, the others as time allows."""
         start_ns = time.monotonic_ns()
         while self._arrived:
-            self._submit(self._arrived.pop(next(iter(self._arrived))))
+            self._submit(self._arrived.pop(self._next_arrived()))
             if time.monotonic_ns() - start_ns >= INTAKE_NS:
                 break
+
+    def _next_arrived(self) -> int:
+        """The oldest request of the highest class: tokenizing a burst of low ones takes several steps."""
+        order = self._scheduler.order
+        return min(self._arrived, key=lambda id_: order.level(self._arrived[id_].priority))
 
     def _submit(self, submit: ipc.Submit) -> None:
         try:
@@ -204,8 +209,12 @@ class Engine:
             return
         now_ns = time.monotonic_ns()
         self._tally.step(chunks, (now_ns - start_ns) / 1e9)
+        n_tokens, step_s = sum(len(chunk.tokens) for chunk in chunks), (now_ns - start_ns) / 1e9
         if any(chunk.is_prefill for chunk in chunks):
-            self._scheduler.budget.observe(sum(len(chunk.tokens) for chunk in chunks), (now_ns - start_ns) / 1e9)
+            self._scheduler.budget.observe(n_tokens, step_s)
+        else:
+            self._scheduler.budget.observe_answers(n_tokens, step_s)
+        self._scheduler.on_computed(chunks)
         rows = iter(logits)
         for chunk in chunks:
             assert chunk.sequence.slot is not None

@@ -13,7 +13,7 @@ from beastd.engine.kvstate import State
 from beastd.engine.llama import Llama
 from beastd.engine.memory import give_back, held
 from beastd.engine.prefixes import Slot
-from beastd.engine.scheduler import Scheduler, StepBudget
+from beastd.engine.scheduler import Scheduler
 from beastd.engine.sequence import Sequence
 from beastd.errors import BeastError, Conflict, OutOfMemory
 
@@ -110,7 +110,7 @@ class Shape:
         slots = scheduler.cache.slots
         scheduler.renew(cache, self._llama.n_sequences)
         held = cache.adopt(slots)
-        scheduler.budget = StepBudget(settings.step_ms / 1e3, self._llama.n_batch, scheduler.budget.rate)
+        scheduler.budget.renew(settings.step_ms / 1e3, self._llama.n_batch)
         for slot, state in saved.items():
             if slot in held:
                 self._restore(slot, held[slot], state)

@@ -13,20 +13,20 @@ from typing import Protocol
 from beastd.engine.adapters import AdapterSet, renamed
 from beastd.engine.kvcache import KVCache
 from beastd.engine.leaders import Leaders
+from beastd.engine.policies import Order
+from beastd.engine.prefixes import Slot
 from beastd.engine.sequence import Sequence
 from beastd.engine.turns import Turns
 
 MIN_STEP_TOKENS = 32
 """Below this a prefill chunk costs almost as much as this many tokens: matrix kernels are not yet filled."""
-
-
-AGEING = 0.1
-"""How much of its waiting counts for a prompt against shorter ones that came later."""
 SET_BONUS = 800
 """Prompt tokens by which a waiting sequence goes before others when its set of LoRA adapters runs already: alone in
 its set, each token of its answer would cost a step of its own."""
 ANSWER_CELLS = 64
 """Room for so much of its answer a sequence must find beside the others: else it would soon have to be paused."""
+ANSWER_TOKENS = 5
+"""Prompt tokens that take as long as one of an answer, until steps have been measured."""
 KERNEL_TOKENS = 16
 """llama.cpp's matrix kernels take this many tokens at a time; what is left over costs as much as a full set."""
 
@@ -59,13 +59,18 @@ SHORT_TOKENS = 64
 class StepBudget:
     """How many tokens a step may hold so that it stalls the streams for about ``target_s`` at most.
 
-    Learns the machine's prefill rate (tokens/s) from measured steps.
+    Learns the machine's prefill rate (tokens/s), and what an answer's token takes, from measured steps.
     """
 
     def __init__(self, target_s: float, n_batch: int, rate: float) -> None:
         self.target_s = target_s
         self._n_batch = n_batch
         self.rate = rate
+        self._answer_s = ANSWER_TOKENS / rate
+
+    def renew(self, target_s: float, n_batch: int) -> None:
+        """Steps are to take so long, and may hold so many tokens, from now on."""
+        self.target_s, self._n_batch = target_s, n_batch
 
     @property
     def n_tokens(self) -> int:
@@ -81,6 +86,14 @@ class StepBudget:
         if n_tokens >= MIN_STEP_TOKENS and step_s > 0:
             self.rate += 0.2 * (n_tokens / step_s - self.rate)
 
+    def observe_answers(self, n_tokens: int, step_s: float) -> None:
+        """Take note of a step that held tokens of answers only."""
+        self._answer_s += 0.2 * (step_s / n_tokens - self._answer_s)
+
+    def work_s(self, n_prompt: int, n_answer: int) -> float:
+        """Seconds of the machine that so many prompt and answer tokens take, among others."""
+        return n_prompt / self.rate + n_answer * self._answer_s
+
 
 class Fetch(Protocol):
     """Brings KV back that was kept elsewhere."""
@@ -95,7 +108,7 @@ class Fetch(Protocol):
 class Scheduler:
     """Owns the waiting and running sequences of one engine."""
 
-    def __init__(self, cache: KVCache, budget: StepBudget, n_most: int, fetch: Fetch) -> None:
+    def __init__(self, cache: KVCache, budget: StepBudget, order: Order, n_most: int, fetch: Fetch) -> None:
         """``n_most``: sequences that may run at once."""
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
@@ -106,6 +119,7 @@ class Scheduler:
         self._n_most = n_most
         self._fetch = fetch
         self._leaders = Leaders()
+        self.order = order
         self._turns = Turns(budget.target_s)
 
     @property
@@ -116,15 +130,20 @@ class Scheduler:
     def add(self, sequence: Sequence) -> None:
         """A new request: it waits for a slot."""
         self.waiting.append(sequence)
+        self.order.on_wait(sequence)
 
     def remove(self, sequence: Sequence) -> None:
         """The sequence has ended, for any reason: its slot is free for the next step."""
+        self.order.on_end(sequence)
         if sequence.slot is None:
             self.waiting.remove(sequence)
             self._leaders.forget(sequence)
             return
+        self._free(sequence, sequence.slot)
+
+    def _free(self, sequence: Sequence, slot: Slot) -> None:
         self.running.remove(sequence)
-        self.cache.release(sequence.slot)
+        self.cache.release(slot)
 
     def renew(self, cache: KVCache, n_most: int) -> None:
         """Run in this cache from now on, which is empty; sequences beyond ``n_most``, the last to come, wait again."""
@@ -139,10 +158,10 @@ class Scheduler:
         """
         assert sequence.slot is not None
         self.n_paused += 1
-        self.remove(sequence)
+        self._free(sequence, sequence.slot)
         sequence.slot = None
         sequence.begin_again()
-        self.waiting.append(sequence)
+        self.add(sequence)
 
     def admit(self, now_ns: int) -> list[Sequence]:
         """Give slots to waiting sequences, most urgent first; returns those that got one.
@@ -154,15 +173,28 @@ class Scheduler:
             if self._leaders.is_led(sequence):
                 continue
             n_shared = self.cache.n_shared(sequence.prompt, sequence.adapters)
-            if self._leaders.can_follow(sequence, self.running, n_shared):
+            if self._leaders.can_follow(sequence, self._peers(sequence), n_shared):
                 continue
             if self._fetch.is_reading(sequence, n_shared):
                 continue
-            if not self._has_room(sequence, n_shared):
+            if not self._can_make_room(sequence, n_shared):
                 break  # else small ones would keep a large one out for ever
             self._start(sequence)
             admitted.append(sequence)
         return admitted
+
+    def _peers(self, sequence: Sequence) -> list[Sequence]:
+        """Running sequences that it may wait for: none whose own turn may be long in coming."""
+        return [one for one in self.running if not self.order.outranks(sequence, one)]
+
+    def _can_make_room(self, sequence: Sequence, n_shared: int) -> bool:
+        """Have room for it, if need be by pausing sequences that it outranks."""
+        while not self._has_room(sequence, n_shared):
+            victim = self.order.victim(self.running)
+            if not self.order.outranks(sequence, victim):
+                return False
+            self.pause(victim)
+        return True
 
     def _has_room(self, sequence: Sequence, n_shared: int) -> bool:
         """Whether it may run beside those that do: a slot, and cells for its prompt and the beginning of its answer."""
@@ -181,17 +213,18 @@ class Scheduler:
         sequence.begin(n_found + self._fetch.into(sequence, self.cache))
         self.waiting.remove(sequence)
         self.running.append(sequence)
+        self.order.on_admit(sequence)
 
     def queue(self, now_ns: int) -> list[Sequence]:
-        """The waiting sequences as slots would go to them now: the most urgent first, and sets that run before others.
-
-        Ageing bounds what others lose by that.
-        """
+        """The waiting sequences as slots would go to them now, by the policy; sets that run have a bonus."""
         sets = {sequence.adapters for sequence in self.running}
-        return sorted(self.waiting, key=lambda one: self._urgency(one, now_ns) - SET_BONUS * (one.adapters in sets))
+        bonus_s = self.budget.work_s(SET_BONUS, 0)
+        return sorted(
+            self.waiting, key=lambda one: self.order.rank(one, now_ns, bonus_s if one.adapters in sets else 0.0)
+        )
 
     def next_batch(self, now_ns: int) -> list[Chunk]:
-        """The next step, by slot: every decoding sequence, and prompt chunks, shortest remaining first with ageing.
+        """The next step, by slot: every decoding sequence, and prompt chunks in the policy's order.
 
         One step serves one set of LoRA adapters (llama.cpp applies them to a whole batch); sets take turns.
         """
@@ -204,7 +237,7 @@ class Scheduler:
         if prompts:
             chunks += self._prompt_chunks(prompts, chunks, self.budget.n_tokens_among(len(sets)), now_ns)
         if not chunks:  # no cell for any prompt, and no answer that will end and free some
-            self.pause(self._victim())
+            self._pause_one()
             return self.next_batch(now_ns)
         # With a partitioned cache llama.cpp computes a run of consecutive slots together, and others apart.
         chunks.sort(key=_by_slot)
@@ -216,12 +249,18 @@ class Scheduler:
             decoding = [it for it in self.running if it.answer and it.adapters == turn]
             if self.cache.make_room(len(decoding)):
                 return [Chunk(it, it.answer[-1:], len(it.slot.tokens), True) for it in decoding if it.slot]
-            self.pause(self._victim())
+            self._pause_one()
 
-    def _victim(self) -> Sequence:
-        """Who waits again when cells lack: the youngest. One alone always has room."""
+    def _pause_one(self) -> None:
+        """Cells lack: one sequence waits again. One alone always has room."""
         assert len(self.running) > 1, "a sequence that runs alone has all cells"
-        return max(self.running, key=lambda sequence: sequence.arrived_ns)
+        self.pause(self.order.victim(self.running))
+
+    def on_computed(self, chunks: list[Chunk]) -> None:
+        """A step has computed these; told before their tokens are taken note of."""
+        for chunk in chunks:
+            n = len(chunk.tokens)
+            self.order.on_computed(chunk.sequence, *((n, 0) if chunk.is_prefill else (0, n)))
 
     @property
     def adapters_in_use(self) -> set[str]:
@@ -245,7 +284,7 @@ class Scheduler:
         if not self.cache.make_room(len(decodes) + n_left):
             n_left = self.cache.n_free - len(decodes)
         has_short = False
-        for sequence in sorted(prompts, key=lambda sequence: self._urgency(sequence, now_ns)):
+        for sequence in sorted(prompts, key=lambda sequence: self.order.rank(sequence, now_ns)):
             tokens = _prompt_tokens(sequence, n_left, decoding)
             is_whole = len(tokens) == sequence.n_prefill_left
             if not tokens or (has_short and not is_whole):
@@ -255,14 +294,6 @@ class Scheduler:
             n_left -= len(tokens)
             has_short |= is_whole and n_done == sequence.n_found and len(tokens) <= SHORT_TOKENS
         return chunks
-
-    def _urgency(self, sequence: Sequence, now_ns: int) -> float:
-        """Prompt tokens left, less a part of those that could have been computed while it waited; smallest goes first.
-
-        So short prompts overtake long ones, until these have waited for 1/AGEING times what they take to compute.
-        """
-        waited_s = (now_ns - sequence.arrived_ns) / 1e9
-        return sequence.n_prefill_left - AGEING * waited_s * self.budget.rate
 
 
 _by_slot = attrgetter("slot")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from beastd.contract import Final, Logprob
+from beastd.contract import Final, Logprob, Priority
 from beastd.engine.adapters import AdapterSet
 from beastd.engine.detokenizer import Detokenizer, ThinkingSplitter
 from beastd.engine.prefixes import Slot
@@ -27,6 +27,11 @@ class Sequence:
     """Tokens prompt and answer may have together."""
     n_predict: int
     """Most tokens to generate."""
+    priority: Priority = "normal"
+    client: str = ""
+    """Who asks."""
+    weight: float = 1.0
+    """The client's share next to others' 1."""
     adapters: AdapterSet = ()
     grammar: Grammar | None = None
     """The sampler's, which is bound to the model's copy in memory."""

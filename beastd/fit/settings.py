@@ -24,6 +24,7 @@ def load_settings(config: Config, n_ctx: int, n_parallel: int, kv_type: str) -> 
         kv_layout=config.kv_layout,
         mmap=config.mmap,
         step_ms=config.step_ms,
+        policy=config.policy,
     )
 
 

@@ -18,6 +18,7 @@ from beastd.engine.engine import Engine
 from beastd.engine.intake import Intake
 from beastd.engine.llama import DecodeError, Llama
 from beastd.engine.outbox import Outbox
+from beastd.engine.policies import ORDERS
 from beastd.engine.reshape import new_cache
 from beastd.engine.scheduler import Scheduler, StepBudget
 from beastd.engine.tiers import Tiers
@@ -37,7 +38,7 @@ class Forge:
         self.errors: dict[int, ipc.Failure] = {}
         cells = LlamaCells(llama, Tiers(None, ""))
         budget = StepBudget(1.0, step_tokens, step_tokens)
-        self.scheduler = Scheduler(new_cache(llama, cells), budget, llama.n_sequences, cells)
+        self.scheduler = Scheduler(new_cache(llama, cells), budget, ORDERS["mix"](budget), llama.n_sequences, cells)
         self.engine = Engine(llama, Intake(llama, None), self.scheduler, self.inbox, Outbox(self._hear))
         for slot in range(N_PARALLEL):
             llama.forget(slot, 0)

@@ -20,6 +20,7 @@ from beastd.engine.engine import Engine
 from beastd.engine.intake import Intake
 from beastd.engine.llama import Llama
 from beastd.engine.outbox import Outbox
+from beastd.engine.policies import ORDERS
 from beastd.engine.reshape import new_cache
 from beastd.engine.scheduler import Scheduler, StepBudget
 from beastd.engine.tiers import Tiers
@@ -58,7 +59,8 @@ class Forge:
         self.llama = Llama(shape, lambda _fraction: None)
         cells = LlamaCells(self.llama, Tiers(None, ""))
         cache = new_cache(self.llama, cells)
-        self.scheduler = Scheduler(cache, StepBudget(1.0, 256, 256), self.llama.n_sequences, cells)
+        budget = StepBudget(1.0, 256, 256)
+        self.scheduler = Scheduler(cache, budget, ORDERS["mix"](budget), self.llama.n_sequences, cells)
         intake = Intake(self.llama, None)
         self.engine = Engine(self.llama, intake, self.scheduler, self.inbox, Outbox(self._hear))
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from beastd import ipc
+from beastd.clients import ClientRule
 from beastd.config import Config
+from beastd.contract import GenerateRequest
 from beastd.errors import BadModel, BeastError, ModelNotFound
+from beastd.registry.modelfile import Fields
 from beastd.registry.names import ModelName
 from beastd.service import Service
 
@@ -82,3 +89,65 @@ async def test_models_are_unloaded_all_or_none(state: str) -> None:
     rooms.workers[1].state = "asleep"
     assert await service(rooms).unload_all()
     assert rooms.unloaded == [0, 1]
+
+
+class Answering(Rooms):
+    """A registry, pool, lease and worker whose answers are empty."""
+
+    def __init__(self) -> None:
+        super().__init__(pins=[], states=[])
+        self.submits: list[ipc.Submit] = []
+        fields = Fields()
+        variant = SimpleNamespace(variant="q8_0")
+        model = SimpleNamespace(name=ModelName("cub", "latest"), fields=fields)
+        self.resolved = SimpleNamespace(name=variant, model=model, adapters=[])
+        self.worker = SimpleNamespace(spec=variant, generate=self._generate)
+        self.load_s = 0.0
+
+    def resolve(self, _name: str, _default: str, _adapters: object = ()) -> Any:
+        return self.resolved
+
+    def on_described(self, _name: str, *, is_pinned: bool) -> None:
+        assert not is_pinned
+
+    async def of(self, _resolved: object, _num_ctx: int | None) -> None:
+        return None
+
+    @asynccontextmanager
+    async def lease(self, _want: object, _keep_alive_s: float) -> AsyncIterator[Answering]:
+        yield self
+
+    async def waiting(self) -> AsyncIterator[None]:
+        for _ in ():
+            yield
+
+    async def _generate(self, submit: ipc.Submit) -> AsyncIterator[None]:
+        self.submits.append(submit)
+        for _ in ():
+            yield
+
+
+@pytest.mark.parametrize(
+    ("client", "asked", "place"),
+    [
+        ("uid:7", None, ("low", "uid:7", 2.0)),
+        ("uid:7", "high", ("high", "uid:7", 2.0)),
+        ("ip:10.0.0.1", None, ("normal", "ip:10.0.0.1", 1.0)),
+        ("", "low", ("low", "", 1.0)),
+    ],
+)
+async def test_a_request_has_the_priority_it_asks_for_or_else_its_clients(
+    client: str, asked: Any, place: tuple[str, str, float]
+) -> None:
+    """And its client's share; a client without a rule is like any other."""
+    answering = Answering()
+    verbs = Service(
+        cast("Any", answering),
+        cast("Any", answering),
+        Config(clients={"uid:7": ClientRule(weight=2.0, priority="low")}),
+        cast("Any", answering),
+    )
+    answer = verbs.generate(GenerateRequest(prompt="hi", priority=asked), client)
+    assert [part async for part in answer] == []
+    (submit,) = answering.submits
+    assert (submit.priority, submit.client, submit.weight) == place

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from beastd.engine.adapters import AdapterSet
 from beastd.engine.detokenizer import Detokenizer
 from beastd.engine.kvcache import KVCache
+from beastd.engine.policies import AGEING
 from beastd.engine.sampler import Sampler
 from beastd.engine.scheduler import (
-    AGEING,
     KERNEL_TOKENS,
     MIN_STEP_TOKENS,
     SET_BONUS,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -17,6 +18,13 @@ def test_ollama_gets_a_raw_prompt_and_full_length_answers() -> None:
     assert body["raw"] is True
     options = {"num_predict": 8, "temperature": 0.5, "seed": 3, "num_ctx": 9000, "ignore_eos": True}
     assert body["options"] == options
+
+
+def test_a_priority_is_asked_for_where_there_is_one() -> None:
+    """Other servers refuse or pass over a field they do not know."""
+    assert OllamaDialect().body(replace(ASK, priority="low"))["priority"] == "low"
+    assert "priority" not in OllamaDialect().body(ASK)
+    assert "priority" not in OpenAIDialect().body(replace(ASK, priority="low"))
 
 
 def test_openai_is_asked_for_its_counts() -> None:
