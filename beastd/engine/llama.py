@@ -398,12 +398,40 @@ class Llama:
         memory = (ctypes.c_char * (4 * n_outputs * self.n_vocab)).from_address(address)
         return np.ndarray((n_outputs, self.n_vocab), np.float32, memoryview(memory))
 
+    @property
+    def is_recurrent(self) -> bool:
+        """Whether layers keep one state for all tokens so far: it can be neither cut nor shared in part."""
+        return bool(lib.llama_model_is_recurrent(self._model) or lib.llama_model_is_hybrid(self._model))
+
+    @property
+    def n_swa(self) -> int:
+        """Tokens that layers with a sliding window see; 0: no layer has one."""
+        return int(lib.llama_model_n_swa(self._model))
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the memory is one cache of all tokens: any beginning of a sequence is as good as the whole."""
+        return not self.is_recurrent and self.n_swa == 0
+
+    def can_reuse(self, slot: int, n_kept: int) -> bool:
+        """Whether the slot's first ``n_kept`` tokens can be gone on from as if no others had followed them.
+
+        A recurrent state is of all tokens the slot has seen. A window's cells are taken by later tokens, and then by
+        other slots in a unified cache, at any step.
+        """
+        if n_kept == 0 or self.is_plain:
+            return True
+        if self.is_recurrent and lib.llama_memory_seq_pos_max(self._memory, slot) != n_kept - 1:
+            return False
+        first = int(lib.llama_memory_seq_pos_min(self._memory, slot))
+        return self.n_swa == 0 or 0 <= first <= max(0, n_kept - self.n_swa)
+
     def forget(self, slot: int, n_kept: int) -> bool:
         """Drop a slot's KV after its first ``n_kept`` tokens.
 
-        False when the model's memory cannot be cut (recurrent models): then the whole slot was dropped.
+        False when what is left would not do to go on from (``can_reuse``): then the whole slot was dropped.
         """
-        if lib.llama_memory_seq_rm(self._memory, slot, n_kept, -1):
+        if self.can_reuse(slot, n_kept) and lib.llama_memory_seq_rm(self._memory, slot, n_kept, -1):
             return True
         lib.llama_memory_seq_rm(self._memory, slot, -1, -1)
         return False
@@ -420,18 +448,12 @@ class Llama:
 
     def restore(self, slot: int, state: State) -> bool:
         """Fill an empty slot with KV that was saved; False, and the slot empty, when the context cannot hold it."""
-        if self._has_plain_cache:
+        if self.is_plain:
             state = with_streams(state, 1 if self.load.settings.kv_layout == "unified" else self.n_parallel)
         if len(state) and lib.llama_state_seq_set_data(self._ctx, _bytes_of(state), len(state), slot) == len(state):
             return True
         self.forget(slot, 0)
         return False
-
-    @property
-    def _has_plain_cache(self) -> bool:
-        """The model's memory is one cache of all tokens: no windows, no recurrent layers."""
-        is_odd = lib.llama_model_is_recurrent(self._model) or lib.llama_model_is_hybrid(self._model)
-        return not is_odd and lib.llama_model_n_swa(self._model) == 0
 
     def forget_all(self) -> None:
         """Empty every slot."""

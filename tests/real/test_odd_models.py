@@ -1,0 +1,137 @@
+"""Models whose memory is not one cache of all tokens: what is reused of it changes no answer.
+
+Flash attention is off: then llama.cpp's results do not depend on how a prompt is cut into steps, and answers are equal
+to the last bit.
+"""
+
+from __future__ import annotations
+
+import random
+import string
+from collections.abc import Iterator
+from pathlib import Path
+from queue import SimpleQueue
+
+import pytest
+import tiny_models
+
+from beastd import ipc
+from beastd.contract import Final
+from beastd.engine.engine import Engine
+from beastd.engine.intake import Intake
+from beastd.engine.kvcache import KVCache
+from beastd.engine.llama import Llama
+from beastd.engine.outbox import Outbox
+from beastd.engine.scheduler import Scheduler, StepBudget
+
+N_PARALLEL = 4
+LAYOUTS = ("partitioned", "unified")
+N_ANSWER = 24
+SHAPE = {"n_ctx": 1024, "n_parallel": N_PARALLEL, "n_batch": 64, "n_ubatch": 32, "flash_attn": "off", "n_threads": 1}
+"""A window's cache has 256 cells then: of a longer text it holds the end only."""
+
+
+def text(n: int, seed: int = 0) -> str:
+    return "".join(random.Random(seed).choices(string.ascii_lowercase + " ", k=n))
+
+
+def opened(kind: str, layout: str, folder: Path) -> Llama:
+    path = tiny_models.write(kind, folder / f"{kind}.gguf", seed=4)
+    settings = ipc.LoadSettings(kv_layout=layout, **SHAPE)
+    return Llama(ipc.Load(paths=[str(path)], label=kind, settings=settings), lambda _fraction: None)
+
+
+class Forge:
+    """An engine with an empty cache, whose steps the test takes."""
+
+    def __init__(self, llama: Llama, n_slots: int = N_PARALLEL) -> None:
+        llama.forget_all()
+        self.inbox: SimpleQueue[ipc.ToWorker] = SimpleQueue()
+        self.finals: dict[int, Final] = {}
+        self.errors: list[ipc.Failure] = []
+        self.scheduler = Scheduler(KVCache(n_slots), StepBudget(1.0, 64, 64))
+        self.engine = Engine(llama, Intake(llama, None), self.scheduler, self.inbox, Outbox(self._hear))
+
+    def _hear(self, step: ipc.Step) -> None:
+        self.finals |= {delta.id: delta.final for delta in step.deltas if delta.final}
+        self.errors += [delta.error for delta in step.deltas if delta.error]
+
+    def submit(self, id_: int, prompt: str) -> None:
+        sampling = ipc.Sampling(temperature=0, num_predict=N_ANSWER)
+        self.inbox.put(ipc.Submit(id=id_, prompt=ipc.Prompt(raw=prompt), sampling=sampling))
+
+    def finish(self) -> None:
+        while not self.inbox.empty() or not self.scheduler.is_idle:
+            self.engine.step()
+        self.inbox.put(ipc.Cancel(0))
+        self.engine.step()
+        assert not self.errors
+
+    def answer(self, id_: int) -> str:
+        return bytes(self.finals[id_].context[-N_ANSWER:]).decode()  # a token is a byte
+
+    def ask(self, prompt: str) -> str:
+        id_ = 1 + len(self.finals)
+        self.submit(id_, prompt)
+        self.finish()
+        return self.answer(id_)
+
+
+@pytest.fixture(scope="module", params=[(kind, layout) for kind in tiny_models.KINDS for layout in LAYOUTS], ids="-".join)
+def llama(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Llama]:
+    llama = opened(*request.param, tmp_path_factory.mktemp("tiny"))
+    yield llama
+    llama.close(keeps_model=False)
+
+
+PROMPT = text(400)
+
+
+@pytest.mark.parametrize(
+    "prompts",
+    [
+        pytest.param([PROMPT, PROMPT], id="the same again"),
+        pytest.param([PROMPT, PROMPT[:200]], id="its first half"),
+        pytest.param([PROMPT, PROMPT[:100]], id="its first quarter"),
+        pytest.param([PROMPT, PROMPT[:-1]], id="all but its end"),
+        pytest.param([PROMPT, PROMPT[:200] + text(200, 1)], id="another second half"),
+        pytest.param([PROMPT, PROMPT[:100] + text(300, 1)], id="another end of three quarters"),
+        pytest.param([PROMPT, PROMPT[:390] + text(200, 1)], id="another end"),
+        pytest.param([PROMPT[:20], PROMPT[:10] + text(300, 1), PROMPT[:20]], id="a short one"),
+        pytest.param([PROMPT, text(400, 1), PROMPT, text(400, 1) + PROMPT, PROMPT[:300]], id="in turns"),
+    ],
+)
+def test_prompts_one_after_another_are_answered_as_by_a_fresh_engine(llama: Llama, prompts: list[str]) -> None:
+    expected = [Forge(llama).ask(prompt) for prompt in prompts]
+    forge = Forge(llama, n_slots=1)  # each has to take what the one before left
+    assert [forge.ask(prompt) for prompt in prompts] == expected
+
+
+def test_a_chat_that_goes_on_is_answered_as_by_a_fresh_engine_and_computes_only_what_is_new(llama: Llama) -> None:
+    forge, prompt = Forge(llama), PROMPT
+    for turn in range(1, 4):
+        answer = forge.ask(prompt)
+        assert forge.finals[turn].n_cached == (0 if turn == 1 else forge.finals[turn - 1].n_prompt + N_ANSWER - 1)
+        prompt += answer + text(50, turn)
+    expected, after = Forge(llama).ask(prompt), forge.ask(prompt)
+    assert after == expected
+
+
+def test_prompts_at_once_are_answered_as_by_a_fresh_engine(llama: Llama) -> None:
+    prompts = [PROMPT, PROMPT[:300] + text(100, 1), text(350, 2), PROMPT[:200], PROMPT + text(60, 3), PROMPT]
+    expected = [Forge(llama).ask(prompt) for prompt in prompts]
+    forge = Forge(llama)
+    for first in (1, 101):  # the second time with all that the first has left
+        for id_, prompt in enumerate(prompts, first):
+            forge.submit(id_, prompt)
+            forge.engine.step()
+        forge.finish()
+        assert [forge.answer(id_) for id_ in range(first, first + len(prompts))] == expected
+
+
+def test_an_answer_depends_on_the_whole_prompt(llama: Llama) -> None:
+    """Else no test here could fail."""
+    answer = Forge(llama).ask(PROMPT)
+    for at in (0, 200, 390):
+        other = PROMPT[:at] + text(8, at + 1) + PROMPT[at + 8 :]
+        assert Forge(llama).ask(other) != answer
