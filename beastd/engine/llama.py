@@ -273,6 +273,10 @@ class Llama:
         params.flash_attn_type = _FLASH_ATTN[settings.flash_attn]
         params.type_k = params.type_v = _KV_TYPE[settings.kv_type]
         params.kv_unified = settings.kv_layout == "unified"
+        if params.kv_unified and self.n_swa:
+            # A batch of several parts loses cells of its first: making room for the later ones drops what of other
+            # sequences' windows lies before the cells it takes, and is not undone (``llama_kv_cache::prepare``).
+            params.n_batch = params.n_ubatch
         context = lib.llama_init_from_model(self._model, params)
         if not context:
             context_size = f"{settings.n_parallel} × {settings.n_ctx} tokens"

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import random
 import string
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
+import llama_cpp.llama_cpp as lib
 import pytest
 import tiny_models
 
@@ -24,11 +26,13 @@ from beastd.engine.llama import Llama
 from beastd.engine.outbox import Outbox
 from beastd.engine.scheduler import Scheduler, StepBudget
 
+KINDS = (*tiny_models.KINDS, "narrow")
+"""The narrow one is the model with a window whose cache is no larger than the window needs."""
 N_PARALLEL = 4
 LAYOUTS = ("partitioned", "unified")
 N_ANSWER = 24
 SHAPE = {"n_ctx": 1024, "n_parallel": N_PARALLEL, "n_batch": 64, "n_ubatch": 32, "flash_attn": "off", "n_threads": 1}
-"""A window's cache has 256 cells then: of a longer text it holds the end only."""
+"""A narrow window's cache has 256 cells then: of a longer text it holds the end only."""
 
 
 def text(n: int, seed: int = 0) -> str:
@@ -36,9 +40,19 @@ def text(n: int, seed: int = 0) -> str:
 
 
 def opened(kind: str, layout: str, folder: Path) -> Llama:
-    path = tiny_models.write(kind, folder / f"{kind}.gguf", seed=4)
+    path = tiny_models.write("window" if kind == "narrow" else kind, folder / f"{kind}.gguf", seed=4)
     settings = ipc.LoadSettings(kv_layout=layout, **SHAPE)
-    return Llama(ipc.Load(paths=[str(path)], label=kind, settings=settings), lambda _fraction: None)
+    load = ipc.Load(paths=[str(path)], label=kind, settings=settings)
+    with pytest.MonkeyPatch.context() as patch:
+        if kind == "narrow":
+            patch.setattr(lib, "llama_context_default_params", narrow_params)
+        return Llama(load, lambda _fraction: None)
+
+
+def narrow_params(default: Callable[[], Any] = lib.llama_context_default_params) -> Any:
+    params = default()
+    params.swa_full = False
+    return params
 
 
 class Forge:
@@ -49,7 +63,7 @@ class Forge:
         self.inbox: SimpleQueue[ipc.ToWorker] = SimpleQueue()
         self.finals: dict[int, Final] = {}
         self.errors: list[ipc.Failure] = []
-        self.scheduler = Scheduler(KVCache(n_slots), StepBudget(1.0, 64, 64))
+        self.scheduler = Scheduler(KVCache(n_slots), StepBudget(1.0, llama.n_batch, 64))
         self.engine = Engine(llama, Intake(llama, None), self.scheduler, self.inbox, Outbox(self._hear))
 
     def _hear(self, step: ipc.Step) -> None:
@@ -77,7 +91,7 @@ class Forge:
         return self.answer(id_)
 
 
-@pytest.fixture(scope="module", params=[(kind, layout) for kind in tiny_models.KINDS for layout in LAYOUTS], ids="-".join)
+@pytest.fixture(scope="module", params=[(kind, layout) for kind in KINDS for layout in LAYOUTS], ids="-".join)
 def llama(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Llama]:
     llama = opened(*request.param, tmp_path_factory.mktemp("tiny"))
     yield llama
