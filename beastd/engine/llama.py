@@ -425,10 +425,8 @@ class Llama:
         """
         if n_kept == 0 or self.is_plain:
             return True
-        if self.is_recurrent and lib.llama_memory_seq_pos_max(self._memory, slot) != n_kept - 1:
-            return False
-        first = int(lib.llama_memory_seq_pos_min(self._memory, slot))
-        return self.n_swa == 0 or 0 <= first <= max(0, n_kept - self.n_swa)
+        first = int(lib.llama_memory_seq_pos_min(self._memory, slot))  # of a state: the one position it is at
+        return first == n_kept - 1 if self.is_recurrent else 0 <= first <= max(0, n_kept - self.n_swa)
 
     def forget(self, slot: int, n_kept: int) -> bool:
         """Drop a slot's KV after its first ``n_kept`` tokens.

@@ -11,6 +11,7 @@ import string
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from queue import SimpleQueue
+from types import SimpleNamespace
 from typing import Any
 
 import llama_cpp.llama_cpp as lib
@@ -141,6 +142,78 @@ def test_prompts_at_once_are_answered_as_by_a_fresh_engine(llama: Llama) -> None
             forge.engine.step()
         forge.finish()
         assert [forge.answer(id_) for id_ in range(first, first + len(prompts))] == expected
+
+
+# --- slots saved, restored, shared ---
+
+
+def feed(llama: Llama, slot: int, text: str, start: int = 0) -> int:
+    """Compute a text in a slot from position ``start``; returns the likeliest next token."""
+    for at in range(0, len(text), 32):
+        piece = list(text[at : at + 32].encode())
+        chunk: Any = SimpleNamespace(slot=slot, start=start + at, tokens=piece, wants_logits=True)
+        (logits,) = llama.decode([chunk])
+    return int(logits.argmax())
+
+
+def go_on(llama: Llama, slot: int, token: int, start: int, n: int = N_ANSWER) -> str:
+    said = ""
+    for position in range(start, start + n):
+        said += chr(token)
+        token = feed(llama, slot, chr(token), position)
+    return said
+
+
+def answered(llama: Llama, prompt: str) -> str:
+    llama.forget_all()
+    return go_on(llama, 0, feed(llama, 0, prompt), len(prompt))
+
+
+def share(llama: Llama, source: int, target: int) -> None:
+    lib.llama_memory_seq_cp(llama._memory, source, target, -1, -1)
+
+
+def test_a_slot_is_restored_to_another_one(llama: Llama) -> None:
+    expected = answered(llama, PROMPT)
+    llama.forget_all()
+    token = feed(llama, 0, PROMPT)
+    state = llama.save(0)
+    llama.forget_all()
+    feed(llama, 1, PROMPT[:200])
+    assert llama.restore(2, state)
+    assert go_on(llama, 2, token, len(PROMPT)) == expected
+
+
+def test_a_whole_slot_is_shared(llama: Llama) -> None:
+    """Each goes on for itself."""
+    skip_narrow_and_unified(llama)
+    expected = answered(llama, PROMPT)
+    llama.forget_all()
+    token = feed(llama, 0, PROMPT)
+    for slot in (1, 2):
+        share(llama, 0, slot)
+    assert [go_on(llama, slot, token, len(PROMPT)) for slot in (1, 2, 0)] == [expected] * 3
+
+
+def test_a_shared_slot_is_cut_where_its_memory_can_be(llama: Llama) -> None:
+    """Else it is dropped; the other one goes on in either case."""
+    skip_narrow_and_unified(llama)
+    other = PROMPT[:300] + text(50, 1)
+    expected = answered(llama, other), answered(llama, PROMPT)
+    llama.forget_all()
+    feed(llama, 0, PROMPT[:310])
+    share(llama, 0, 1)
+    can_be_cut = llama.can_reuse(1, 300)
+    assert can_be_cut is not llama.is_recurrent
+    assert llama.forget(1, 300) is can_be_cut
+    n_kept = 300 if can_be_cut else 0
+    assert go_on(llama, 1, feed(llama, 1, other[n_kept:], n_kept), len(other)) == expected[0]
+    assert go_on(llama, 0, feed(llama, 0, PROMPT[310:], 310), len(PROMPT)) == expected[1]
+
+
+def skip_narrow_and_unified(llama: Llama) -> None:
+    if llama.load.label == "narrow" and llama.load.settings.kv_layout == "unified":
+        pytest.skip("shared cells of a window are not free when both have passed them: so small a cache is soon full")
 
 
 def test_an_answer_depends_on_the_whole_prompt(llama: Llama) -> None:
