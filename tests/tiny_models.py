@@ -46,13 +46,14 @@ _EMBEDDING = 0.4
 FloatArray = npt.NDArray[np.float32]
 
 
-def write(kind: str, path: Path, *, seed: int = 0, n_ctx: int = 4096, is_markov: bool = False) -> Path:
+def write(kind: str, path: Path, *, seed: int = 0, n_ctx: int = 4096, heads: str = "ignorant") -> Path:
     """Write a model of this kind. Other seeds make other models.
 
-    ``is_markov``: each token depends on the one before it alone, and a head for the token after the next is right.
+    ``heads``, of the kind that has any: "ignorant" ones say anything; "right" ones say what the model will say, which
+    depends on its last token alone then; "echo" says what the model just said, as only its states tell.
     """
     rng = np.random.default_rng([seed, zlib.crc32(kind.encode())])
-    tensors = dict(_tensors(kind, _Weights(rng, is_markov)))
+    tensors = dict(_tensors(kind, _Weights(rng), heads))
     writer = GgufWriter()
     pairs = [*_metadata(kind, writer, n_ctx), *_vocabulary(writer)]
     offset, infos = 0, []
@@ -129,21 +130,21 @@ class _Weights:
     """Random matrices that keep the size of what goes through them."""
 
     rng: np.random.Generator
-    is_markov: bool
-    """Whether what the layers find out is thrown away."""
+    is_silent: bool = False
+    """Whether what layers find out is thrown away."""
 
     def matrix(self, n_in: int, n_out: int, gain: float = 1.0) -> FloatArray:
         return (self.rng.standard_normal((n_out, n_in)) * gain / n_in**0.5).astype(np.float32)
 
     def into_stream(self, n_in: int, gain: float = 1.0) -> FloatArray:
-        return self.matrix(n_in, N_EMBD, 0.0 if self.is_markov else gain)
+        return self.matrix(n_in, N_EMBD, 0.0 if self.is_silent else gain)
 
 
 def _ones(n: int) -> FloatArray:
     return np.ones(n, np.float32)
 
 
-def _tensors(kind: str, w: _Weights) -> Iterator[tuple[str, FloatArray]]:
+def _tensors(kind: str, w: _Weights, heads: str) -> Iterator[tuple[str, FloatArray]]:
     scale = N_EMBD**-0.5 if kind == "window" else 1.0  # gemma multiplies by the root
     yield "token_embd.weight", w.matrix(1, len(_tokens()) * N_EMBD, _EMBEDDING * scale).reshape(-1, N_EMBD)
     yield "output_norm.weight", _ones(N_EMBD)
@@ -151,11 +152,13 @@ def _tensors(kind: str, w: _Weights) -> Iterator[tuple[str, FloatArray]]:
     silent = [it not in string.ascii_lowercase for it in _tokens()]
     output[silent] = 0
     yield "output.weight", output
+    w.is_silent = heads == "right"
     for il in range(N_LAYER):
         layer = _attention(kind, w) if _has_attention(kind, il) else _state_space(kind, w)
         yield from _named(il, [*layer, *(_feed_forward(kind, w) if kind != "recurrent" else ())])
     if kind == "mtp":
-        yield from _named(N_LAYER, [*_attention(kind, w), *_feed_forward(kind, w), *_next_but_one(w)])
+        w.is_silent = heads != "ignorant"
+        yield from _named(N_LAYER, [*_attention(kind, w), *_feed_forward(kind, w), *_next_but_one(w, heads)])
 
 
 def _named(il: int, layer: list[tuple[str, FloatArray]]) -> Iterator[tuple[str, FloatArray]]:
@@ -205,10 +208,11 @@ def _state_space(kind: str, w: _Weights) -> Iterator[tuple[str, FloatArray]]:
         yield "ssm_c_norm.weight", _ones(D_STATE)
 
 
-def _next_but_one(w: _Weights) -> Iterator[tuple[str, FloatArray]]:
-    """Takes the next token's embedding as it is, in a Markov model, or mixes it with what the model found out."""
-    both = w.matrix(2 * N_EMBD, N_EMBD)
-    yield "nextn.eh_proj.weight", np.eye(N_EMBD, 2 * N_EMBD, dtype=np.float32) if w.is_markov else both
+def _next_but_one(w: _Weights, heads: str) -> Iterator[tuple[str, FloatArray]]:
+    """Takes the next token's embedding, what the model found out before it, or something of both."""
+    random, one = w.matrix(2 * N_EMBD, N_EMBD), np.eye(N_EMBD, 2 * N_EMBD, dtype=np.float32)
+    taken = {"ignorant": random, "right": one, "echo": np.roll(one, N_EMBD, axis=1)}
+    yield "nextn.eh_proj.weight", taken[heads]
     yield "nextn.enorm.weight", _ones(N_EMBD)
     yield "nextn.hnorm.weight", _ones(N_EMBD)
     yield "nextn.shared_head_norm.weight", _ones(N_EMBD)

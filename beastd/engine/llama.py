@@ -12,6 +12,7 @@ import sys
 from collections import Counter, deque
 from collections.abc import Callable, Sequence, Set
 from pathlib import Path
+from typing import Protocol
 
 import llama_cpp.llama_cpp as lib
 import numpy as np
@@ -79,6 +80,26 @@ class _LogTap:
             del self.buffer_bytes[key]
 
 
+class Piece(Protocol):
+    """Tokens of one slot in one step."""
+
+    @property
+    def slot(self) -> int:
+        """llama.cpp's sequence id."""
+
+    @property
+    def tokens(self) -> list[int]:
+        """In order."""
+
+    @property
+    def start(self) -> int:
+        """Position of the first."""
+
+    @property
+    def wants_logits(self) -> bool:
+        """Of the last."""
+
+
 class Batch:
     """A reusable ``llama_batch`` over numpy arrays: filling a step costs a few slice assignments."""
 
@@ -102,7 +123,11 @@ class Batch:
             kind = dict(lib.llama_batch._fields_)[name]
             setattr(self.native, name, ctypes.cast(array.ctypes.data, kind))
 
-    def fill(self, chunks: Sequence[Chunk]) -> int:
+    def carry(self, states: FloatArray) -> None:
+        """Have each token come with a row of these, which are filled in before each step."""
+        self.native.embd = states.ctypes.data_as(dict(lib.llama_batch._fields_)["embd"])
+
+    def fill(self, chunks: Sequence[Piece]) -> int:
         """Lay the chunks one after another; returns how many rows of logits they ask for."""
         n = n_outputs = 0
         for chunk in chunks:
@@ -244,6 +269,7 @@ class Llama:
         is_mapped = load.settings.mmap and not self._is_simulated
         params.load_mode = lib.LLAMA_LOAD_MODE_MMAP if is_mapped else lib.LLAMA_LOAD_MODE_NONE
         params.no_alloc = self._is_simulated
+        params.load_mtp = load.settings.mtp
         callback = lib.llama_progress_callback(report)
         params.progress_callback = callback
         paths = (ctypes.c_char_p * len(load.paths))(*map(os.fsencode, load.paths))
@@ -261,6 +287,29 @@ class Llama:
         return any(not buffer_type.endswith("_Mapped") for buffer_type in types)
 
     def _make_context(self, load: Load) -> lib.llama_context_p:
+        context = lib.llama_init_from_model(self._model, self._context_params(load))
+        if not context:
+            context_size = f"{load.settings.n_parallel} × {load.settings.n_ctx} tokens"
+            raise self._refusal(LoadFailed, f"llama.cpp cannot make a context of {context_size} for {load.label}")
+        return context
+
+    def make_head_context(self) -> lib.llama_context_p:
+        """A context of the same size for the model's heads (``engine.mtp``); who asks for it has to free it.
+
+        Raises ``LoadFailed``, ``OutOfMemory``.
+        """
+        label = self.load.label
+        if not lib.llama_model_n_layer_nextn(self._model):
+            raise LoadFailed(f"{label} has no head that predicts further tokens; speculate with another drafter")
+        params = self._context_params(self.load)
+        params.ctx_type = lib.LLAMA_CONTEXT_TYPE_MTP
+        params.ctx_other = self._ctx
+        context = lib.llama_init_from_model(self._model, params)
+        if not context:
+            raise self._refusal(LoadFailed, f"llama.cpp cannot make a context for the heads of {label}")
+        return context
+
+    def _context_params(self, load: Load) -> lib.llama_context_params:
         settings = load.settings
         params = lib.llama_context_default_params()
         params.n_ctx = settings.n_ctx * settings.n_parallel
@@ -277,11 +326,7 @@ class Llama:
             # A batch of several parts loses cells of its first: making room for the later ones drops what of other
             # sequences' windows lies before the cells it takes, and is not undone (``llama_kv_cache::prepare``).
             params.n_batch = params.n_ubatch
-        context = lib.llama_init_from_model(self._model, params)
-        if not context:
-            context_size = f"{settings.n_parallel} × {settings.n_ctx} tokens"
-            raise self._refusal(LoadFailed, f"llama.cpp cannot make a context of {context_size} for {load.label}")
-        return context
+        return params
 
     def _refusal(self, error: type[BeastError], what: str) -> BeastError:
         """The error for what llama.cpp would not do, or, when it lacked memory for it, ``OutOfMemory``."""
@@ -316,6 +361,11 @@ class Llama:
     def handle(self) -> lib.llama_context_p:
         """llama.cpp's context, for what asks it about itself (``engine.breakdown``)."""
         return self._ctx
+
+    @property
+    def n_state(self) -> int:
+        """Numbers in what the model found out at a token, as its heads take it."""
+        return int(lib.llama_model_n_embd_out(self._model))
 
     # --- vocabulary ---
 
