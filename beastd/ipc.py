@@ -38,6 +38,8 @@ class LoadSettings(Struct, frozen=True, kw_only=True):
     kv_layout: str = "partitioned"
     """partitioned or unified (docs/performance.md has the measurements)."""
     mmap: bool = True
+    mtp: bool = False
+    """Load the heads that predict further tokens, where the model has them."""
     step_ms: int = 300
     """Target for the longest step while others stream, in milliseconds: bounds prefill chunks."""
     policy: str = "mix"

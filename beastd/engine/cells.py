@@ -19,7 +19,7 @@ class LlamaCells:
     @property
     def _is_exact(self) -> bool:
         """States of this model cannot be cut."""
-        return not self._llama.has_plain_cache
+        return not self._llama.is_plain
 
     # --- kvcache.Cells ---
 

@@ -12,6 +12,7 @@ import sys
 from collections import Counter, deque
 from collections.abc import Callable, Sequence, Set
 from pathlib import Path
+from typing import Protocol
 
 import llama_cpp.llama_cpp as lib
 import numpy as np
@@ -82,6 +83,26 @@ class _LogTap:
             del self.buffer_bytes[key]
 
 
+class Piece(Protocol):
+    """Tokens of one slot in one step."""
+
+    @property
+    def slot(self) -> int:
+        """llama.cpp's sequence id."""
+
+    @property
+    def tokens(self) -> list[int]:
+        """In order."""
+
+    @property
+    def start(self) -> int:
+        """Position of the first."""
+
+    @property
+    def wants_logits(self) -> bool:
+        """Of the last."""
+
+
 class Batch:
     """A reusable ``llama_batch`` over numpy arrays: filling a step costs a few slice assignments."""
 
@@ -105,7 +126,11 @@ class Batch:
             kind = dict(lib.llama_batch._fields_)[name]
             setattr(self.native, name, ctypes.cast(array.ctypes.data, kind))
 
-    def fill(self, chunks: Sequence[Chunk]) -> int:
+    def carry(self, states: FloatArray) -> None:
+        """Have each token come with a row of these, which are filled in before each step."""
+        self.native.embd = states.ctypes.data_as(dict(lib.llama_batch._fields_)["embd"])
+
+    def fill(self, chunks: Sequence[Piece]) -> int:
         """Lay the chunks one after another; returns how many rows of logits they ask for."""
         n = n_outputs = 0
         for chunk in chunks:
@@ -232,7 +257,7 @@ class Llama:
         )
 
     def _open_context(self, load: Load) -> None:
-        self.is_unified = load.settings.kv_layout == "unified" and self.has_plain_cache
+        self.is_unified = load.settings.kv_layout == "unified" and self.is_plain
         """All sequences share their cells. The windows and states of other models are a sequence's own."""
         if self.is_unified:
             self.n_sequences = max(load.settings.n_sequences, self.n_parallel)
@@ -259,6 +284,7 @@ class Llama:
         is_mapped = load.settings.mmap and not self._is_simulated
         params.load_mode = lib.LLAMA_LOAD_MODE_MMAP if is_mapped else lib.LLAMA_LOAD_MODE_NONE
         params.no_alloc = self._is_simulated
+        params.load_mtp = load.settings.mtp
         callback = lib.llama_progress_callback(report)
         params.progress_callback = callback
         paths = (ctypes.c_char_p * len(load.paths))(*map(os.fsencode, load.paths))
@@ -276,6 +302,29 @@ class Llama:
         return any(not buffer_type.endswith("_Mapped") for buffer_type in types)
 
     def _make_context(self, load: Load) -> lib.llama_context_p:
+        context = lib.llama_init_from_model(self._model, self._context_params(load))
+        if not context:
+            context_size = f"{load.settings.n_parallel} × {load.settings.n_ctx} tokens"
+            raise self._refusal(LoadFailed, f"llama.cpp cannot make a context of {context_size} for {load.label}")
+        return context
+
+    def make_head_context(self) -> lib.llama_context_p:
+        """A context of the same size for the model's heads (``engine.mtp``); who asks for it has to free it.
+
+        Raises ``LoadFailed``, ``OutOfMemory``.
+        """
+        label = self.load.label
+        if not lib.llama_model_n_layer_nextn(self._model):
+            raise LoadFailed(f"{label} has no head that predicts further tokens; speculate with another drafter")
+        params = self._context_params(self.load)
+        params.ctx_type = lib.LLAMA_CONTEXT_TYPE_MTP
+        params.ctx_other = self._ctx
+        context = lib.llama_init_from_model(self._model, params)
+        if not context:
+            raise self._refusal(LoadFailed, f"llama.cpp cannot make a context for the heads of {label}")
+        return context
+
+    def _context_params(self, load: Load) -> lib.llama_context_params:
         settings = load.settings
         params = lib.llama_context_default_params()
         params.n_ctx = settings.n_ctx * settings.n_parallel
@@ -288,11 +337,7 @@ class Llama:
         params.flash_attn_type = _FLASH_ATTN[settings.flash_attn]
         params.type_k = params.type_v = _KV_TYPE[settings.kv_type]
         params.kv_unified = self.is_unified
-        context = lib.llama_init_from_model(self._model, params)
-        if not context:
-            context_size = f"{settings.n_parallel} × {settings.n_ctx} tokens"
-            raise self._refusal(LoadFailed, f"llama.cpp cannot make a context of {context_size} for {load.label}")
-        return context
+        return params
 
     def _refusal(self, error: type[BeastError], what: str) -> BeastError:
         """The error for what llama.cpp would not do, or, when it lacked memory for it, ``OutOfMemory``."""
@@ -327,6 +372,11 @@ class Llama:
     def handle(self) -> lib.llama_context_p:
         """llama.cpp's context, for what asks it about itself (``engine.breakdown``)."""
         return self._ctx
+
+    @property
+    def n_state(self) -> int:
+        """Numbers in what the model found out at a token, as its heads take it."""
+        return int(lib.llama_model_n_embd_out(self._model))
 
     # --- vocabulary ---
 
@@ -413,24 +463,41 @@ class Llama:
         memory = (ctypes.c_char * (4 * n_outputs * self.n_vocab)).from_address(address)
         return np.ndarray((n_outputs, self.n_vocab), np.float32, memoryview(memory))
 
+    @property
+    def is_recurrent(self) -> bool:
+        """Whether layers keep one state for all tokens so far: it can be neither cut nor shared in part."""
+        return bool(lib.llama_model_is_recurrent(self._model) or lib.llama_model_is_hybrid(self._model))
+
+    @property
+    def n_swa(self) -> int:
+        """Tokens that layers with a sliding window see; 0: no layer has one."""
+        return int(lib.llama_model_n_swa(self._model))
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the memory is one cache of all tokens: any beginning of a sequence is as good as the whole."""
+        return not self.is_recurrent and self.n_swa == 0
+
+    def can_reuse(self, slot: int, n_kept: int) -> bool:
+        """Whether the slot's first ``n_kept`` tokens can be gone on from as if no others had followed them.
+
+        A recurrent state is of all tokens the slot has seen. A window's cells are taken by later tokens, and then by
+        other slots in a unified cache, at any step.
+        """
+        if n_kept == 0 or self.is_plain:
+            return True
+        first = int(lib.llama_memory_seq_pos_min(self._memory, slot))  # of a state: the one position it is at
+        return first == n_kept - 1 if self.is_recurrent else 0 <= first <= max(0, n_kept - self.n_swa)
+
     def forget(self, slot: int, n_kept: int) -> bool:
         """Drop a slot's KV after its first ``n_kept`` tokens.
 
-        False when the model's memory cannot be cut (recurrent models): then the whole slot was dropped.
+        False when what is left would not do to go on from (``can_reuse``): then the whole slot was dropped.
         """
-        if lib.llama_memory_seq_rm(self._memory, slot, n_kept, -1):
+        if self.can_reuse(slot, n_kept) and lib.llama_memory_seq_rm(self._memory, slot, n_kept, -1):
             return True
         lib.llama_memory_seq_rm(self._memory, slot, -1, -1)
         return False
-
-    def can_reuse(self, slot: int, n: int) -> bool:
-        """Whether a sequence may go on after the slot's first ``n`` tokens, as far as the model's memory knows them.
-
-        A recurrent state is that of all its tokens; a window may have moved on (``server-context.cpp`` of llama.cpp).
-        """
-        if self._is_recurrent:
-            return n == int(lib.llama_memory_seq_pos_max(self._memory, slot)) + 1
-        return int(lib.llama_memory_seq_pos_min(self._memory, slot)) <= max(0, n - self._n_swa)
 
     def share(self, source: int, target: int, n: int) -> None:
         """Have an empty slot hold the source's first ``n`` tokens: the same cells, or copies if it has its own."""
@@ -438,7 +505,8 @@ class Llama:
             lib.llama_memory_seq_cp(self._memory, source, target, 0, n)
             return
         lib.llama_memory_seq_cp(self._memory, source, target, -1, -1)  # only whole ones can be copied
-        self.forget(target, n)
+        if not self.is_recurrent:
+            self.forget(target, n)
 
     def state_bytes(self, slot: int) -> int:
         """Size of what ``save`` would return for the whole slot."""
@@ -462,7 +530,7 @@ class Llama:
         The state's first token must not come after ``start``; a cache that is not unified takes whole states only, into
         empty slots. False, and the slot as it was, when the context cannot hold it.
         """
-        if self.has_plain_cache:
+        if self.is_plain:
             state = with_streams(state, 1 if self.is_unified else self.n_parallel)
         into = self.n_slots if self.is_unified else slot
         assert self.is_unified or not start, "cells of a slot's own take whole states"
@@ -475,19 +543,6 @@ class Llama:
         else:
             self.forget(slot, end)
         return True
-
-    @property
-    def _is_recurrent(self) -> bool:
-        return bool(lib.llama_model_is_recurrent(self._model) or lib.llama_model_is_hybrid(self._model))
-
-    @property
-    def _n_swa(self) -> int:
-        return int(lib.llama_model_n_swa(self._model))
-
-    @property
-    def has_plain_cache(self) -> bool:
-        """The model's memory is one cache of all tokens: no windows, no recurrent layers."""
-        return not self._is_recurrent and not self._n_swa
 
     def forget_all(self) -> None:
         """Empty every slot."""

@@ -148,8 +148,9 @@ def _objection(order: ipc.Reshape, live: Collection[Sequence]) -> ipc.Failure | 
 
 
 def _has_same_weights(one: ipc.Load, other: ipc.Load) -> bool:
-    return (one.paths, one.settings.n_gpu_layers, one.settings.mmap) == (
+    return (one.paths, one.settings.n_gpu_layers, one.settings.mmap, one.settings.mtp) == (
         other.paths,
         other.settings.n_gpu_layers,
         other.settings.mmap,
+        other.settings.mtp,
     )

@@ -27,7 +27,17 @@ from beastd.toolorders import Outcome, SimulateCase, Simulated, SimulateOrder
 TOOL = "beastd.engine.simulate"
 LIMIT_S = 60.0
 """For a simulation, which takes a second or two: every cold load waits for its turn."""
-_THAT_MATTER = ("n_ctx", "n_parallel", "n_batch", "n_ubatch", "n_gpu_layers", "flash_attn", "kv_type", "kv_layout")
+_THAT_MATTER = (
+    "n_ctx",
+    "n_parallel",
+    "n_batch",
+    "n_ubatch",
+    "n_gpu_layers",
+    "flash_attn",
+    "kv_type",
+    "kv_layout",
+    "mtp",
+)
 """Fields of LoadSettings that change what is taken."""
 
 _log = logging.getLogger(__name__)
