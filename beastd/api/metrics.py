@@ -38,6 +38,8 @@ _COUNTERS: _Values = {
     "beast_prompt_tokens": ("Prompt tokens computed.", lambda it: it.stats.n_prompt),
     "beast_prompt_cached_tokens": ("Prompt tokens found in the prefix cache.", lambda it: it.stats.n_cached),
     "beast_answer_tokens": ("Tokens generated.", lambda it: it.stats.n_answer),
+    "beast_draft_tokens": ("Tokens proposed and computed.", lambda it: it.stats.n_drafted),
+    "beast_draft_accepted_tokens": ("Of these, those that are in answers.", lambda it: it.stats.n_accepted),
     "beast_steps": ("Steps computed.", lambda it: it.stats.n_steps),
     "beast_step_seconds": ("Seconds spent in steps.", lambda it: it.stats.step_s),
 }

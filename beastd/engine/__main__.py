@@ -110,12 +110,14 @@ def _yield_to_others() -> None:
 
 def _made(order: ipc.Load, link: Link) -> tuple[Engine, Llama]:
     # Imported only now: the reader thread must be up before anything slow, and it needs neither numpy nor llama.cpp.
+    from beastd.engine.costs import StepCosts
     from beastd.engine.engine import Engine
     from beastd.engine.intake import Intake
     from beastd.engine.kvcache import RUN_BONUS, KVCache
     from beastd.engine.llama import Llama
     from beastd.engine.outbox import Outbox
     from beastd.engine.scheduler import Scheduler, StepBudget
+    from beastd.engine.speculative import Speculation
 
     llama = Llama(order, _progress(link))
     intake = Intake(llama, order.template)
@@ -123,7 +125,8 @@ def _made(order: ipc.Load, link: Link) -> tuple[Engine, Llama]:
     rate = llama.warm_up()
     cache = KVCache(llama.n_parallel, run_bonus=RUN_BONUS if order.settings.kv_layout == "partitioned" else 0)
     scheduler = Scheduler(cache, StepBudget(order.settings.step_ms / 1e3, llama.n_batch, rate))
-    return Engine(llama, intake, scheduler, link.inbox, Outbox(link.send)), llama
+    speculation = Speculation(StepCosts())
+    return Engine(llama, intake, scheduler, link.inbox, Outbox(link.send), speculation), llama
 
 
 def _progress(link: Link) -> Callable[[float], None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 from dataclasses import asdict
+from itertools import islice
 from queue import SimpleQueue
 
 from beastd import ipc
@@ -18,6 +19,7 @@ from beastd.engine.reshape import Shape
 from beastd.engine.sampler import Sampled
 from beastd.engine.scheduler import Chunk, Scheduler
 from beastd.engine.sequence import Sequence
+from beastd.engine.speculative import Speculation
 from beastd.engine.tally import Tally
 from beastd.errors import BeastError, EngineFailed
 
@@ -29,14 +31,22 @@ class Engine:
     """Runs the sequences of one base model. One thread, no locks."""
 
     def __init__(
-        self, llama: Llama, intake: Intake, scheduler: Scheduler, inbox: SimpleQueue[ipc.ToWorker], outbox: Outbox
+        self,
+        llama: Llama,
+        intake: Intake,
+        scheduler: Scheduler,
+        inbox: SimpleQueue[ipc.ToWorker],
+        outbox: Outbox,
+        speculation: Speculation | None = None,
     ) -> None:
+        """``speculation`` None: nothing is ever drafted."""
         self._llama = llama
         self._intake = intake
         self._scheduler = scheduler
         self._inbox = inbox
         self._outbox = outbox
         self._shape = Shape(llama, intake, scheduler)
+        self._speculation = speculation
         self._tally = Tally()
         self._arrived: dict[int, ipc.Submit] = {}
         """Requests that are not sequences yet, oldest first."""
@@ -68,7 +78,7 @@ class Engine:
         chunks = self._scheduler.next_batch(now_ns)
         if chunks:
             self._outbox.flush_before(now_ns, is_short=not any(chunk.is_prefill for chunk in chunks))
-            self._compute(chunks)
+            self._compute(self._with_drafts(chunks))
 
     # --- requests in ---
 
@@ -158,6 +168,12 @@ class Engine:
 
     # --- one step ---
 
+    def _with_drafts(self, chunks: list[Chunk]) -> list[Chunk]:
+        if not self._speculation:
+            return chunks
+        n_room = self._llama.n_batch - sum(len(chunk.tokens) for chunk in chunks)
+        return self._speculation.extend(chunks, min(n_room, self._llama.n_draftable), is_split=self._llama.is_split)
+
     def _compute(self, chunks: list[Chunk]) -> None:
         start_ns = time.monotonic_ns()
         try:
@@ -170,19 +186,39 @@ class Engine:
         self._tally.step(chunks, (now_ns - start_ns) / 1e9)
         if any(chunk.is_prefill for chunk in chunks):
             self._scheduler.budget.observe(sum(len(chunk.tokens) for chunk in chunks), (now_ns - start_ns) / 1e9)
+        if self._speculation:
+            self._speculation.observe(chunks, (now_ns - start_ns) / 1e9, is_split=self._llama.is_split)
         rows = iter(logits)
         for chunk in chunks:
             assert chunk.sequence.slot is not None
-            chunk.sequence.slot.tokens += chunk.tokens
+            chunk.sequence.slot.tokens += chunk.tokens[: len(chunk.tokens) - chunk.n_drafted]
+            chunk.sequence.n_ahead = chunk.n_drafted
+            chunk.sequence.n_drafted += chunk.n_drafted
             if chunk.wants_logits:
-                self._try_advance(chunk.sequence, next(rows), now_ns)
+                self._try_advance(chunk, list(islice(rows, chunk.n_outputs)), now_ns)
 
-    def _try_advance(self, sequence: Sequence, logits: FloatArray, now_ns: int) -> None:
+    def _try_advance(self, chunk: Chunk, rows: list[FloatArray], now_ns: int) -> None:
+        sequence = chunk.sequence
         try:
-            self._advance(sequence, logits, now_ns)
+            self._advance(sequence, rows[0], now_ns)
+            self._follow_draft(chunk, rows[1:], now_ns)
         except Exception as error:  # its neighbours in the step have no part in it
             self._outbox.end(sequence.id, _failure(error))
             self._drop(sequence)
+        self._cut(sequence)
+
+    def _follow_draft(self, chunk: Chunk, rows: list[FloatArray], now_ns: int) -> None:
+        """Go on along the draft while the sampler chooses what it says."""
+        sequence = chunk.sequence
+        for token, logits in zip(chunk.tokens[len(chunk.tokens) - chunk.n_drafted :], rows, strict=True):
+            if sequence.id not in self._live or sequence.answer[-1] != token:
+                break
+            assert sequence.slot is not None
+            sequence.slot.tokens.append(token)
+            sequence.n_ahead -= 1
+            sequence.n_accepted += 1
+            self._tally.n_accepted += 1
+            self._advance(sequence, logits, now_ns)
 
     def _advance(self, sequence: Sequence, logits: FloatArray, now_ns: int) -> None:
         """Sample the sequence's next token, unless the answer has all it may have."""
@@ -236,8 +272,18 @@ class Engine:
             self._outbox.end(sequence.id, failure)
             self._drop(sequence)
 
+    def _cut(self, sequence: Sequence) -> None:
+        """Proposed tokens that were not chosen leave the KV cache."""
+        if sequence.n_ahead:
+            assert sequence.slot is not None
+            self._llama.forget(sequence.slot.index, len(sequence.slot.tokens))
+            sequence.n_ahead = 0
+
     def _drop(self, sequence: Sequence) -> None:
         """The sequence is over: nothing of it is in the next step."""
+        self._cut(sequence)
+        if self._speculation:
+            self._speculation.forget(sequence.id)
         self._scheduler.remove(sequence)
         del self._live[sequence.id]
         if sequence.adapters:

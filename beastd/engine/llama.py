@@ -23,6 +23,7 @@ from beastd.engine.kvstate import State, with_streams
 from beastd.engine.memory import give_back
 from beastd.engine.pages import unload_pages
 from beastd.engine.scheduler import Chunk
+from beastd.engine.speculative import MOST_DRAFTED
 from beastd.engine.threads import default_threads
 from beastd.errors import BadModel, BeastError, LoadFailed, OutOfMemory
 from beastd.ipc import Load
@@ -109,8 +110,8 @@ class Batch:
             self._put(n, chunk.tokens, chunk.start, chunk.slot)
             n += len(chunk.tokens)
             if chunk.wants_logits:
-                self._logits[n - 1] = 1
-                n_outputs += 1
+                self._logits[n - chunk.n_outputs : n] = 1
+                n_outputs += chunk.n_outputs
         self.native.n_tokens = n
         return n_outputs
 
@@ -267,8 +268,8 @@ class Llama:
         params.n_seq_max = settings.n_parallel
         params.n_batch = settings.n_batch
         params.n_ubatch = min(settings.n_ubatch, settings.n_batch)
-        # Logits are wanted for one token a sequence: room for a whole batch of them would be the largest buffer.
-        params.n_outputs_max = self._n_outputs or settings.n_parallel
+        # Logits are wanted for one token a sequence, and drafts: room for a whole batch would be the largest buffer.
+        params.n_outputs_max = self._n_outputs or settings.n_parallel + self.n_draftable
         params.n_threads = params.n_threads_batch = self.n_threads
         params.flash_attn_type = _FLASH_ATTN[settings.flash_attn]
         params.type_k = params.type_v = _KV_TYPE[settings.kv_type]
@@ -426,6 +427,16 @@ class Llama:
             return True
         self.forget(slot, 0)
         return False
+
+    @property
+    def is_split(self) -> bool:
+        """A step is computed in several passes where its sequences have unequal numbers of tokens."""
+        return self.load.settings.kv_layout == "partitioned" and self.n_parallel > 1
+
+    @property
+    def n_draftable(self) -> int:
+        """Proposed tokens a step may hold: none where the memory cannot be cut after those that were right."""
+        return MOST_DRAFTED if self._has_plain_cache else 0
 
     @property
     def _has_plain_cache(self) -> bool:
