@@ -58,6 +58,9 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Tokens one engine step may take."""
     step_ms: Annotated[int, Meta(ge=1)] = 300
     """Target for the longest step while answers stream, in milliseconds."""
+    speculative: Literal["auto", "off", "ngram", "draft"] = "auto"
+    """Where drafted tokens come from, unless a model or a request says: the text so far (ngram), the model's draft
+    model (draft), both as far as that pays (auto), nowhere (off). Answers are the same with all of them."""
     keep_alive: int | float | str = "5m"
     """How long an idle model stays loaded; see parse_duration."""
     memory_budget: Annotated[int, Meta(ge=1)] | str = "80%"

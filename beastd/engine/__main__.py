@@ -126,7 +126,7 @@ def _made(order: ipc.Load, link: Link) -> tuple[Engine, Llama]:
     cache = KVCache(llama.n_parallel, run_bonus=RUN_BONUS if order.settings.kv_layout == "partitioned" else 0)
     scheduler = Scheduler(cache, StepBudget(order.settings.step_ms / 1e3, llama.n_batch, rate))
     speculation = Speculation(StepCosts())
-    return Engine(llama, intake, scheduler, link.inbox, Outbox(link.send), speculation), llama
+    return Engine(llama, intake, scheduler, link.inbox, Outbox(link.send), speculation=speculation), llama
 
 
 def _progress(link: Link) -> Callable[[float], None]:

@@ -37,6 +37,7 @@ class Engine:
         scheduler: Scheduler,
         inbox: SimpleQueue[ipc.ToWorker],
         outbox: Outbox,
+        *,
         speculation: Speculation | None = None,
     ) -> None:
         """``speculation`` None: nothing is ever drafted."""

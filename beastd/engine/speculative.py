@@ -57,7 +57,7 @@ class Chances:
     def __init__(self, before: Chances | None = None) -> None:
         """Start with what others have seen."""
         self._before = before
-        self._chances = dict(before._chances if before else _FIRST_CHANCES)
+        self._chances: dict[int, float] = dict(before._chances if before else _FIRST_CHANCES)
 
     def of(self, strength: int) -> float:
         """From 0 to 1, and never quite either."""
@@ -136,6 +136,11 @@ class _Track:
     n_before: int = 0
     n_used: int = 0
 
+    def offer(self, chunk: int) -> Offer:
+        """The draft, for a chunk."""
+        assert self.draft is not None
+        return Offer(chunk, len(self.draft.tokens), self.chances.of(self.draft.strength))
+
     def score(self) -> None:
         """Compare the last draft with what came. One that was not computed has told its first token's worth."""
         if self.draft and (came := self.text.since(self.n_before)):
@@ -168,7 +173,7 @@ class Speculation:
         tracks = {i: self._follow(chunk.sequence) for i, chunk in enumerate(chunks) if chunk.can_draft}
         for i, track in tracks.items():
             track.draft = _looked_up(track.text, min(LONGEST_DRAFT, chunks[i].sequence.n_draftable))
-        offers = [Offer(i, len(it.draft.tokens), it.chances.of(it.draft.strength)) for i, it in tracks.items() if it.draft]
+        offers = [it.offer(i) for i, it in tracks.items() if it.draft]
         if not offers or n_room <= 0:
             return chunks
 
