@@ -22,6 +22,11 @@ MOST_TOKENS = 2**31 - 1
 """llama.cpp counts tokens in 32 bits."""
 
 
+Speculative = Literal["auto", "off", "ngram", "draft"]
+"""Where proposed tokens come from, that are computed several at a time: the text so far (ngram), a draft model, both
+(auto), nowhere. Answers are the same with all of them."""
+
+
 class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Per-request options; None leaves the model's parameter, then Beast's default, in force.
 
@@ -38,6 +43,9 @@ class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
     """Text that ends the answer, and is not part of it; one or several."""
     ignore_eos: bool | None = None
     """Go on where the model would end its answer."""
+    speculative: Speculative | None = None
+    """Draft tokens where that makes the answer sooner: from the text so far (ngram), with the model's draft model
+    (draft), from both (auto, the default), or not at all (off). The answer is the same."""
 
     temperature: Strength | None = None
     """0 is greedy."""
@@ -197,6 +205,10 @@ class Final(Struct, frozen=True, kw_only=True):
     n_cached: int = 0
     """Prompt tokens whose KV was already there."""
     n_answer: int = 0
+    n_drafted: int = 0
+    """Tokens proposed for the answer and computed."""
+    n_accepted: int = 0
+    """Of these, those that are in it."""
     load_ns: int = 0
     prompt_ns: int = 0
     answer_ns: int = 0

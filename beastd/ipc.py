@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from beastd.contract import Final, Logprob, Message, Priority
+from beastd.contract import Final, Logprob, Message, Priority, Speculative
 
 MAX_FRAME_BYTES = 64 * 2**20
 """A longer line is a protocol error; the HTTP body limit keeps requests far below it."""
@@ -91,6 +91,7 @@ class Sampling(Struct, frozen=True, kw_only=True):
     num_predict: int = -1
     stop: list[str] = msgspec.field(default_factory=list)
     ignore_eos: bool = False
+    speculative: Speculative = "auto"
 
 
 class Prompt(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -254,6 +255,10 @@ class EngineStats(Struct, frozen=True, kw_only=True):
     """Prompt tokens that needed no computing."""
     n_answer: int = 0
     """Tokens generated."""
+    n_drafted: int = 0
+    """Tokens proposed and computed."""
+    n_accepted: int = 0
+    """Of these, those that samplers chose."""
     n_steps: int = 0
     step_s: float = 0.0
     """Seconds spent in steps."""

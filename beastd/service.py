@@ -111,7 +111,8 @@ class Service:
             await self.unload(resolved.model.name, resolved.name.variant)
             yield Final(reason="unload")
             return
-        options = _merged(resolved.model.fields.parameters, request.options)
+        own = Options(speculative=self._config.speculative)
+        options = _merged(_merged(own, resolved.model.fields.parameters), request.options)
         want = await self._wants.of(resolved, options.num_ctx)
         async with self._pool.lease(want, keep_alive_s) as lease:
             async for news in lease.waiting():

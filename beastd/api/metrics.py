@@ -48,6 +48,8 @@ _COUNTERS: _Values = {
     "beast_tier_tokens": ("Prompt tokens whose KV came back so.", lambda it: it.stats.n_tier_tokens),
     "beast_tier_dropped_files": ("Damaged or foreign KV files removed.", lambda it: it.stats.n_tier_dropped),
     "beast_answer_tokens": ("Tokens generated.", lambda it: it.stats.n_answer),
+    "beast_draft_tokens": ("Tokens proposed and computed.", lambda it: it.stats.n_drafted),
+    "beast_draft_accepted_tokens": ("Of these, those that are in answers.", lambda it: it.stats.n_accepted),
     "beast_steps": ("Steps computed.", lambda it: it.stats.n_steps),
     "beast_step_seconds": ("Seconds spent in steps.", lambda it: it.stats.step_s),
 }

@@ -208,6 +208,8 @@ def _ending(final: Final, field: str) -> dict[str, Any]:
         "prompt_eval_cached_count": final.n_cached,
         "prompt_eval_duration": final.prompt_ns,
         "eval_count": final.n_answer,
+        "draft_count": final.n_drafted,
+        "draft_accepted_count": final.n_accepted,
         "eval_duration": final.answer_ns,
         "n_ctx": final.n_ctx,
         "truncated": final.n_dropped_tokens > 0,

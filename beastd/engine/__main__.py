@@ -111,14 +111,14 @@ def _yield_to_others() -> None:
 
 def _made(order: ipc.Load, link: Link) -> tuple[Engine, Llama]:
     # Imported only now: the reader thread must be up before anything slow, and it needs neither numpy nor llama.cpp.
-    from beastd.engine.cells import LlamaCells
+    from beastd.engine.assembly import new_scheduler
+    from beastd.engine.costs import StepCosts
     from beastd.engine.engine import Engine
     from beastd.engine.intake import Intake
     from beastd.engine.llama import Llama
     from beastd.engine.outbox import Outbox
-    from beastd.engine.policies import ORDERS
-    from beastd.engine.reshape import new_cache
-    from beastd.engine.scheduler import Scheduler, StepBudget
+    from beastd.engine.scheduler import StepBudget
+    from beastd.engine.speculative import Speculation
     from beastd.engine.tiers import Tiers, identity_of
 
     tiers = Tiers(order.tiers, identity_of(order), order.label)
@@ -126,11 +126,11 @@ def _made(order: ipc.Load, link: Link) -> tuple[Engine, Llama]:
     intake = Intake(llama, order.template)
     intake.rehearse()
     rate = llama.warm_up()
-    cells = LlamaCells(llama, tiers)
     budget = StepBudget(order.settings.step_ms / 1e3, llama.n_batch, rate)
-    policy = ORDERS[order.settings.policy](budget)
-    scheduler = Scheduler(new_cache(llama, cells), budget, policy, llama.n_sequences, cells)
-    return Engine(llama, intake, scheduler, link.inbox, Outbox(link.send), tiers=tiers), llama
+    scheduler = new_scheduler(llama, budget, tiers, order.settings.policy)
+    speculation = Speculation(StepCosts())
+    outbox = Outbox(link.send)
+    return Engine(llama, intake, scheduler, link.inbox, outbox, tiers=tiers, speculation=speculation), llama
 
 
 def _progress(link: Link) -> Callable[[float], None]:

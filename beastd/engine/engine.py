@@ -6,6 +6,7 @@ import time
 import traceback
 from contextlib import suppress
 from dataclasses import asdict
+from itertools import islice
 from queue import Empty, SimpleQueue
 
 from beastd import ipc
@@ -19,6 +20,7 @@ from beastd.engine.reshape import Shape
 from beastd.engine.sampler import Sampled
 from beastd.engine.scheduler import Chunk, Scheduler
 from beastd.engine.sequence import Sequence
+from beastd.engine.speculative import Speculation
 from beastd.engine.tally import Tally
 from beastd.engine.tiers import Tiers, identity_of
 from beastd.errors import BeastError, EngineFailed
@@ -46,7 +48,9 @@ class Engine:
         outbox: Outbox,
         *,
         tiers: Tiers | None = None,
+        speculation: Speculation | None = None,
     ) -> None:
+        """``speculation`` None: nothing is ever drafted."""
         self._llama = llama
         self._intake = intake
         self._scheduler = scheduler
@@ -54,6 +58,7 @@ class Engine:
         self._outbox = outbox
         self._tiers = tiers or Tiers(None, "")
         self._shape = Shape(llama, intake, scheduler)
+        self._speculation = speculation
         self._tally = Tally()
         self._arrived: dict[int, ipc.Submit] = {}
         """Requests that are not sequences yet, oldest first."""
@@ -86,7 +91,7 @@ class Engine:
         chunks = self._scheduler.next_batch(now_ns)
         if chunks:
             self._outbox.flush_before(now_ns, is_short=not any(chunk.is_prefill for chunk in chunks))
-            self._compute(chunks)
+            self._compute(self._with_drafts(chunks))
 
     # --- requests in ---
 
@@ -199,6 +204,12 @@ class Engine:
 
     # --- one step ---
 
+    def _with_drafts(self, chunks: list[Chunk]) -> list[Chunk]:
+        if not self._speculation:
+            return chunks
+        n_room = min(self._llama.n_batch, self._scheduler.cache.n_free) - sum(len(chunk.tokens) for chunk in chunks)
+        return self._speculation.extend(chunks, min(n_room, self._llama.n_draftable), is_split=self._llama.is_split)
+
     def _compute(self, chunks: list[Chunk]) -> None:
         start_ns = time.monotonic_ns()
         try:
@@ -214,20 +225,40 @@ class Engine:
             self._scheduler.budget.observe(n_tokens, step_s)
         else:
             self._scheduler.budget.observe_answers(n_tokens, step_s)
+        if self._speculation:
+            self._speculation.observe(chunks, step_s, is_split=self._llama.is_split)
         self._scheduler.on_computed(chunks)
         rows = iter(logits)
         for chunk in chunks:
             assert chunk.sequence.slot is not None
-            self._scheduler.cache.extend(chunk.sequence.slot, chunk.tokens)
+            self._scheduler.cache.extend(chunk.sequence.slot, chunk.tokens[: len(chunk.tokens) - chunk.n_drafted])
+            chunk.sequence.n_ahead = chunk.n_drafted
+            chunk.sequence.n_drafted += chunk.n_drafted
             if chunk.wants_logits:
-                self._try_advance(chunk.sequence, next(rows), now_ns)
+                self._try_advance(chunk, list(islice(rows, chunk.n_outputs)), now_ns)
 
-    def _try_advance(self, sequence: Sequence, logits: FloatArray, now_ns: int) -> None:
+    def _try_advance(self, chunk: Chunk, rows: list[FloatArray], now_ns: int) -> None:
+        sequence = chunk.sequence
         try:
-            self._advance(sequence, logits, now_ns)
+            self._advance(sequence, rows[0], now_ns)
+            self._follow_draft(chunk, rows[1:], now_ns)
         except Exception as error:  # its neighbours in the step have no part in it
             self._outbox.end(sequence.id, _failure(error))
             self._drop(sequence)
+        self._cut(sequence)
+
+    def _follow_draft(self, chunk: Chunk, rows: list[FloatArray], now_ns: int) -> None:
+        """Go on along the draft while the sampler chooses what it says."""
+        sequence = chunk.sequence
+        for token, logits in zip(chunk.tokens[len(chunk.tokens) - chunk.n_drafted :], rows, strict=True):
+            if sequence.id not in self._live or sequence.answer[-1] != token:
+                break
+            assert sequence.slot is not None
+            self._scheduler.cache.extend(sequence.slot, [token])
+            sequence.n_ahead -= 1
+            sequence.n_accepted += 1
+            self._tally.n_accepted += 1
+            self._advance(sequence, logits, now_ns)
 
     def _advance(self, sequence: Sequence, logits: FloatArray, now_ns: int) -> None:
         """Sample the sequence's next token, unless the answer has all it may have."""
@@ -280,8 +311,18 @@ class Engine:
             self._outbox.end(sequence.id, failure)
             self._drop(sequence)
 
+    def _cut(self, sequence: Sequence) -> None:
+        """Proposed tokens that were not chosen leave the KV cache."""
+        if sequence.n_ahead:
+            assert sequence.slot is not None
+            self._llama.forget(sequence.slot.index, len(sequence.slot.tokens))
+            sequence.n_ahead = 0
+
     def _drop(self, sequence: Sequence) -> None:
         """The sequence is over: nothing of it is in the next step."""
+        self._cut(sequence)
+        if self._speculation:
+            self._speculation.forget(sequence.id)
         self._scheduler.remove(sequence)
         del self._live[sequence.id]
         if sequence.adapters:

@@ -70,6 +70,7 @@ class Intake:
             ends=frozenset() if sampling.ignore_eos else self._llama.eog,
             thinking=built.thinking,
             top_logprobs=submit.top_logprobs,
+            speculative=sampling.speculative,
             n_dropped_messages=built.n_dropped_messages,
             n_dropped_tokens=built.n_dropped_tokens,
             arrived_ns=arrived_ns,

@@ -23,6 +23,7 @@ from beastd.engine.kvstate import State, with_streams
 from beastd.engine.memory import give_back
 from beastd.engine.pages import unload_pages
 from beastd.engine.scheduler import Chunk
+from beastd.engine.speculative import MOST_DRAFTED
 from beastd.engine.threads import default_threads
 from beastd.errors import BadModel, BeastError, LoadFailed, OutOfMemory
 from beastd.ipc import Load
@@ -99,8 +100,8 @@ class Piece(Protocol):
         """Position of the first."""
 
     @property
-    def wants_logits(self) -> bool:
-        """Of the last."""
+    def n_outputs(self) -> int:
+        """How many of the last ones want logits."""
 
 
 class Batch:
@@ -136,9 +137,9 @@ class Batch:
         for chunk in chunks:
             self._put(n, chunk.tokens, chunk.start, chunk.slot)
             n += len(chunk.tokens)
-            if chunk.wants_logits:
-                self._logits[n - 1] = 1
-                n_outputs += 1
+            if chunk.n_outputs:
+                self._logits[n - chunk.n_outputs : n] = 1
+                n_outputs += chunk.n_outputs
         self.native.n_tokens = n
         return n_outputs
 
@@ -331,8 +332,9 @@ class Llama:
         params.n_seq_max = self.n_slots + int(self.is_unified)  # and one to save and restore parts
         params.n_batch = settings.n_batch
         params.n_ubatch = min(settings.n_ubatch, settings.n_batch)
-        # Logits are wanted for one token a sequence: room for a whole batch of them would be the largest buffer.
-        params.n_outputs_max = self._n_outputs or params.n_seq_max  # fewer is an assertion (``output_reserve``)
+        # Logits are wanted for one token a sequence, and drafts: room for a whole batch would be the largest buffer.
+        # Fewer rows than sequences are an assertion (``output_reserve``).
+        params.n_outputs_max = self._n_outputs or params.n_seq_max + self.n_draftable
         params.n_threads = params.n_threads_batch = self.n_threads
         params.flash_attn_type = _FLASH_ATTN[settings.flash_attn]
         params.type_k = params.type_v = _KV_TYPE[settings.kv_type]
@@ -527,13 +529,12 @@ class Llama:
     def restore(self, slot: int, state: State, start: int, end: int) -> bool:
         """Have a slot that holds ``start`` tokens go on to ``end`` with KV that was saved.
 
-        The state's first token must not come after ``start``; a cache that is not unified takes whole states only, into
-        empty slots. False, and the slot as it was, when the context cannot hold it.
+        The state's first token must not come after ``start``. A cache that is not unified takes whole states only, in
+        place of what the slot holds. False when the context cannot hold it: then such a slot is empty.
         """
         if self.is_plain:
             state = with_streams(state, 1 if self.is_unified else self.n_parallel)
         into = self.n_slots if self.is_unified else slot
-        assert self.is_unified or not start, "cells of a slot's own take whole states"
         if not len(state) or lib.llama_state_seq_set_data(self._ctx, _bytes_of(state), len(state), into) != len(state):
             self.forget(into, 0)
             return False
@@ -543,6 +544,16 @@ class Llama:
         else:
             self.forget(slot, end)
         return True
+
+    @property
+    def is_split(self) -> bool:
+        """A step is computed in several passes where its sequences have unequal numbers of tokens."""
+        return not self.is_unified and self.n_parallel > 1
+
+    @property
+    def n_draftable(self) -> int:
+        """Proposed tokens a step may hold: none where the memory cannot be cut after those that were right."""
+        return MOST_DRAFTED if self.is_plain else 0
 
     def forget_all(self) -> None:
         """Empty every slot."""

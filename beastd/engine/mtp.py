@@ -27,7 +27,7 @@ class _Tokens:
     slot: int
     tokens: list[int]
     start: int
-    wants_logits: bool = False
+    n_outputs: int = 0
 
 
 class Heads:
@@ -81,7 +81,7 @@ class Heads:
         for i, (slot, (_, position)) in enumerate(last.items()):
             self._states[i] = self._known(slot, position)
         for step in range(n):
-            pieces = [_Tokens(slot, [tokens[slot]], last[slot][1] + step, wants_logits=True) for slot in last]
+            pieces = [_Tokens(slot, [tokens[slot]], last[slot][1] + step, n_outputs=1) for slot in last]
             tokens = dict(zip(last, map(int, self._decode(pieces).argmax(axis=1)), strict=True))
             self._states[: len(last)] = self._rows(self._ctx, len(last))
             for slot, token in tokens.items():

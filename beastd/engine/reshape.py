@@ -7,8 +7,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from beastd import ipc
+from beastd.engine.assembly import new_cache
 from beastd.engine.intake import Intake
-from beastd.engine.kvcache import RUN_BONUS, Cells, KVCache
 from beastd.engine.kvstate import State
 from beastd.engine.llama import Llama
 from beastd.engine.memory import give_back, held
@@ -28,11 +28,6 @@ class _Saved:
     source: Slot | None
     n_shared: int
     state: State
-
-
-def new_cache(llama: Llama, cells: Cells) -> KVCache:
-    """An empty cache for the context as it is."""
-    return KVCache(llama.n_slots, cells, n_cells=llama.n_cells, run_bonus=0 if llama.is_unified else RUN_BONUS)
 
 
 class Shape:

@@ -39,6 +39,13 @@ class Chunk:
     tokens: list[int]
     start: int
     wants_logits: bool
+    n_drafted: int = 0
+    """Of the tokens, the last ones, which are only proposed: each has its logits, as the one before them."""
+
+    @property
+    def n_outputs(self) -> int:
+        """Rows of logits: those of its last tokens."""
+        return 1 + self.n_drafted if self.wants_logits else 0
 
     @property
     def slot(self) -> int:
@@ -50,6 +57,11 @@ class Chunk:
     def is_prefill(self) -> bool:
         """Prompt tokens, not an answer's last one."""
         return not self.sequence.is_decoding
+
+    @property
+    def can_draft(self) -> bool:
+        """An answer's last token, which proposed ones may follow."""
+        return self.sequence.is_decoding and self.sequence.speculative != "off"
 
 
 SHORT_TOKENS = 64

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from beastd.contract import Final, Logprob, Priority
+from beastd.contract import Final, Logprob, Priority, Speculative
 from beastd.engine.adapters import AdapterSet
 from beastd.engine.detokenizer import Detokenizer, ThinkingSplitter
 from beastd.engine.prefixes import Slot
@@ -41,6 +41,8 @@ class Sequence:
     """Tokens that end the answer."""
     thinking: ThinkingSplitter | None = None
     top_logprobs: int | None = None
+    speculative: Speculative = "auto"
+    """Where drafts may come from."""
     n_dropped_messages: int = 0
     n_dropped_tokens: int = 0
     arrived_ns: int = 0
@@ -59,6 +61,11 @@ class Sequence:
     """Those that computed tokens of the answer before, and how many tokens there were then."""
     _n_said_before: int = 0
     has_begun: bool = False
+    n_drafted: int = 0
+    """Tokens proposed and computed for it, and those of them that its sampler chose."""
+    n_accepted: int = 0
+    n_ahead: int = 0
+    """Proposed tokens in the KV cache, after those of the slot, that the sampler has not chosen (yet)."""
     prompt_start_ns: int = 0
     answer_start_ns: int = 0
     answer_end_ns: int = 0
@@ -77,6 +84,11 @@ class Sequence:
     def is_full(self) -> bool:
         """No further token may be generated: the limit asked for, or the context's."""
         return self.n_said >= self.n_predict or len(self.prompt) + len(self.answer) >= self.n_ctx
+
+    @property
+    def n_draftable(self) -> int:
+        """Tokens that may be proposed after the last one: the step's own token comes besides."""
+        return min(self.n_predict - self.n_said, self.n_ctx - len(self.prompt) - len(self.answer)) - 1
 
     @property
     def n_said(self) -> int:
@@ -123,6 +135,8 @@ class Sequence:
             n_prompt=n_prompt,
             n_cached=min(self.n_cached, n_prompt),
             n_answer=self.n_said,
+            n_drafted=self.n_drafted,
+            n_accepted=self.n_accepted,
             prompt_ns=max(0, self.answer_start_ns - self.prompt_start_ns),
             answer_ns=max(0, self.answer_end_ns - self.answer_start_ns),
             context=self.prompt + self.answer,

@@ -64,11 +64,13 @@ def _need(case: SimulateCase) -> MemoryNeed:
         needs = device_needs(llama.handle)
         # Logits are allocated even now, and so is the state of recurrent layers.
         output_bytes = llama.logged_bytes("output")
+        # With the first draft the buffer grows.
+        most_output_bytes = output_bytes * (llama.n_parallel + llama.n_draftable) // llama.n_parallel
         taken = held().resident_bytes - output_bytes - llama.logged_bytes("RS")
         del intake
     finally:
         llama.close(keeps_model=False)
-    return MemoryNeed(devices=_with_output(needs, output_bytes), process_bytes=taken + _USE_BYTES)
+    return MemoryNeed(devices=_with_output(needs, most_output_bytes), process_bytes=taken + _USE_BYTES)
 
 
 def _with_output(needs: list[DeviceNeed], output_bytes: int) -> list[DeviceNeed]:

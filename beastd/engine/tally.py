@@ -15,11 +15,14 @@ class Tally:
     n_prompt: int = 0
     n_cached: int = 0
     n_answer: int = 0
+    n_drafted: int = 0
+    n_accepted: int = 0
     n_steps: int = 0
     step_s: float = 0.0
 
     def step(self, chunks: Sequence[Chunk], step_s: float) -> None:
         """Count a step that was computed."""
         self.n_prompt += sum(len(chunk.tokens) for chunk in chunks if chunk.is_prefill)
+        self.n_drafted += sum(chunk.n_drafted for chunk in chunks)
         self.n_steps += 1
         self.step_s += step_s

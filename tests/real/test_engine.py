@@ -13,15 +13,12 @@ from loras import variations
 from beastd import ipc
 from beastd.contract import Final, Message
 from beastd.engine.adapters import MAX_IDLE
-from beastd.engine.cells import LlamaCells
+from beastd.engine.assembly import new_scheduler
 from beastd.engine.engine import Engine
 from beastd.engine.intake import Intake
 from beastd.engine.llama import DecodeError, Llama
 from beastd.engine.outbox import Outbox
-from beastd.engine.policies import ORDERS
-from beastd.engine.reshape import new_cache
-from beastd.engine.scheduler import Scheduler, StepBudget
-from beastd.engine.tiers import Tiers
+from beastd.engine.scheduler import StepBudget
 from beastd.registry.registry import BUILTIN_DIR
 
 CUB = BUILTIN_DIR / "cub"
@@ -36,9 +33,7 @@ class Forge:
         self.text: dict[int, str] = {}
         self.finals: dict[int, Final] = {}
         self.errors: dict[int, ipc.Failure] = {}
-        cells = LlamaCells(llama, Tiers(None, ""))
-        budget = StepBudget(1.0, step_tokens, step_tokens)
-        self.scheduler = Scheduler(new_cache(llama, cells), budget, ORDERS["mix"](budget), llama.n_sequences, cells)
+        self.scheduler = new_scheduler(llama, StepBudget(1.0, step_tokens, step_tokens))
         self.engine = Engine(llama, Intake(llama, None), self.scheduler, self.inbox, Outbox(self._hear))
         for slot in range(N_PARALLEL):
             llama.forget(slot, 0)

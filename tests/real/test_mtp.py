@@ -36,7 +36,7 @@ def llama(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Llama]:
 
 
 def piece(slot: int, tokens: list[int], start: int) -> Any:
-    return SimpleNamespace(slot=slot, tokens=tokens, start=start, wants_logits=True)
+    return SimpleNamespace(slot=slot, tokens=tokens, start=start, n_outputs=1)
 
 
 class Writer:

@@ -20,15 +20,12 @@ import tiny_models
 
 from beastd import ipc
 from beastd.contract import Final
-from beastd.engine.cells import LlamaCells
+from beastd.engine.assembly import new_scheduler
 from beastd.engine.engine import Engine
 from beastd.engine.intake import Intake
-from beastd.engine.kvcache import KVCache
 from beastd.engine.llama import Llama
 from beastd.engine.outbox import Outbox
-from beastd.engine.policies import ORDERS
-from beastd.engine.scheduler import Scheduler, StepBudget
-from beastd.engine.tiers import Tiers
+from beastd.engine.scheduler import StepBudget
 
 KINDS = (*tiny_models.KINDS, "narrow")
 """The narrow one is the model with a window whose cache is no larger than the window needs."""
@@ -67,9 +64,7 @@ class Forge:
         self.inbox: SimpleQueue[ipc.ToWorker] = SimpleQueue()
         self.finals: dict[int, Final] = {}
         self.errors: list[ipc.Failure] = []
-        cells, budget = LlamaCells(llama, Tiers(None, "")), StepBudget(1.0, llama.n_batch, 64)
-        cache = KVCache(n_slots, cells, n_cells=llama.n_cells)
-        self.scheduler = Scheduler(cache, budget, ORDERS["mix"](budget), n_slots, cells)
+        self.scheduler = new_scheduler(llama, StepBudget(1.0, llama.n_batch, 64))
         self.engine = Engine(llama, Intake(llama, None), self.scheduler, self.inbox, Outbox(self._hear))
 
     def _hear(self, step: ipc.Step) -> None:
@@ -156,7 +151,7 @@ def feed(llama: Llama, slot: int, text: str, start: int = 0) -> int:
     """Compute a text in a slot from position ``start``; returns the likeliest next token."""
     for at in range(0, len(text), 32):
         piece = list(text[at : at + 32].encode())
-        chunk: Any = SimpleNamespace(slot=slot, start=start + at, tokens=piece, wants_logits=True)
+        chunk: Any = SimpleNamespace(slot=slot, start=start + at, tokens=piece, n_outputs=1)
         (logits,) = llama.decode([chunk])
     return int(logits.argmax())
 

@@ -15,15 +15,12 @@ import pytest
 from beastd import ipc
 from beastd.contract import Final, Message
 from beastd.engine import reshape as reshape_module
-from beastd.engine.cells import LlamaCells
+from beastd.engine.assembly import new_scheduler
 from beastd.engine.engine import Engine
 from beastd.engine.intake import Intake
 from beastd.engine.llama import Llama
 from beastd.engine.outbox import Outbox
-from beastd.engine.policies import ORDERS
-from beastd.engine.reshape import new_cache
-from beastd.engine.scheduler import Scheduler, StepBudget
-from beastd.engine.tiers import Tiers
+from beastd.engine.scheduler import StepBudget
 from beastd.errors import BadModel
 from beastd.registry.registry import BUILTIN_DIR
 
@@ -57,10 +54,7 @@ class Forge:
         self.errors: dict[int, ipc.Failure] = {}
         self.told: list[ipc.FromWorker] = []
         self.llama = Llama(shape, lambda _fraction: None)
-        cells = LlamaCells(self.llama, Tiers(None, ""))
-        cache = new_cache(self.llama, cells)
-        budget = StepBudget(1.0, 256, 256)
-        self.scheduler = Scheduler(cache, budget, ORDERS["mix"](budget), self.llama.n_sequences, cells)
+        self.scheduler = new_scheduler(self.llama, StepBudget(1.0, 256, 256))
         intake = Intake(self.llama, None)
         self.engine = Engine(self.llama, intake, self.scheduler, self.inbox, Outbox(self._hear))
 

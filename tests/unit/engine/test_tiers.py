@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from beastd import ipc
 from beastd.engine import tiers as tiers_module
-from beastd.engine.kvcache import AdapterSet
+from beastd.engine.adapters import AdapterSet
 from beastd.engine.kvstate import State
 from beastd.engine.tiers import PENDING, Found, Tiers, identity_of
 from beastd.kvfolder import KVFolder
