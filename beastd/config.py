@@ -46,14 +46,21 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     context: Annotated[int, Meta(ge=1)] = 4096
     """Tokens one request may hold, prompt and answer, unless it asks for more."""
     parallel: Annotated[int, Meta(ge=1)] | Literal["auto"] = "auto"
-    """Requests a loaded model answers at once; auto lets the memory decide."""
+    """Requests of a whole context that a loaded model's KV cache has room for; auto lets the memory decide."""
+    sequences: Annotated[int, Meta(ge=1, le=192)] | Literal["auto"] = "auto"
+    """Most requests a model answers at once in a unified cache, where most are shorter than a context or share a
+    prefix; auto is four times parallel, from 8 to 64. In a partitioned cache it is parallel."""
     threads: Annotated[int, Meta(ge=0)] = 0
     """0: the machine's physical cores."""
     gpu_layers: Annotated[int, Meta(ge=-1)] = -1
     """-1: all, where the build has a GPU."""
     flash_attn: Literal["auto", "on", "off"] = "auto"
     kv_type: Literal["f16", "q8_0", "q4_0"] = "f16"
-    kv_layout: Literal["partitioned", "unified"] = "partitioned"
+    kv_layout: Literal["auto", "partitioned", "unified"] = "auto"
+    """unified: all requests draw on one pool of KV cells, and lie there once as far as they begin alike. partitioned:
+    each has cells of its own, which computes faster. auto: unified where memory has room for fewer than 4 contexts.
+    Models with a sliding window or recurrent layers are always partitioned. docs/performance.md has the measurements.
+    """
     mmap: bool = True
     batch: Annotated[int, Meta(ge=1024)] = 2048
     """Tokens one engine step may take."""
@@ -108,6 +115,8 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             self.memory_budget_bytes(1)
             self.gpu_budget_bytes(1)
             _ = self.kv_memory_bytes(1), self.kv_disk_bytes
+            if self.sequences != "auto" and self.kv_layout == "partitioned":
+                raise BadRequest("sequences is for a unified cache: take it out, or kv_layout: partitioned")
             for address in self.tcp:
                 split_address(address)
             for folder in self.models:

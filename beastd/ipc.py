@@ -25,7 +25,7 @@ class LoadSettings(Struct, frozen=True, kw_only=True):
     n_parallel: int = 1
     """Sequences of n_ctx tokens that the KV cache has room for."""
     n_sequences: int = 0
-    """Most sequences that run at once, since most are shorter or share a prefix; 0: n_parallel."""
+    """Most sequences that run at once in a unified cache, since most are shorter or share a prefix; 0: n_parallel."""
     n_batch: int = 2048
     n_ubatch: int = 512
     n_threads: int = 0
@@ -44,6 +44,11 @@ class LoadSettings(Struct, frozen=True, kw_only=True):
     """Target for the longest step while others stream, in milliseconds: bounds prefill chunks."""
     policy: str = "mix"
     """Which sequences go first: a name of engine.policies.ORDERS."""
+
+    @property
+    def n_at_once(self) -> int:
+        """Most sequences that run at once."""
+        return max(self.n_sequences, self.n_parallel)
 
 
 class KvTiers(Struct, frozen=True, kw_only=True):

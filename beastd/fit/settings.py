@@ -9,23 +9,45 @@ from beastd.ipc import LoadSettings
 
 MOST_PARALLEL = 8
 """Where the configuration says auto: each sequence reserves its whole context."""
+FEW_PARALLEL = 4
+"""With fewer full contexts, one pool of cells serves more requests at once; with as many, cells of each sequence's own
+are faster (docs/performance.md)."""
+SEQUENCES = 8
+MOST_SEQUENCES = 64
+"""Bounds of what runs at once in one pool where the configuration says auto, and what it may say."""
 
 
 def load_settings(config: Config, n_ctx: int, n_parallel: int, kv_type: str) -> LoadSettings:
     """The configuration's settings with these."""
+    is_unified = _is_unified(config, n_parallel)
     return LoadSettings(
         n_ctx=n_ctx,
         n_parallel=n_parallel,
+        n_sequences=_sequences(config, n_parallel) if is_unified else n_parallel,
         n_batch=config.batch,
         n_threads=config.threads,
         n_gpu_layers=config.gpu_layers,
         flash_attn=config.flash_attn,
         kv_type=kv_type,
-        kv_layout=config.kv_layout,
+        kv_layout="unified" if is_unified else "partitioned",
         mmap=config.mmap,
         step_ms=config.step_ms,
         policy=config.policy,
     )
+
+
+def _is_unified(config: Config, n_parallel: int) -> bool:
+    if config.kv_layout != "auto":
+        return config.kv_layout == "unified"
+    if config.sequences != "auto":
+        return config.sequences > n_parallel
+    return config.parallel == "auto" and n_parallel < FEW_PARALLEL
+
+
+def _sequences(config: Config, n_parallel: int) -> int:
+    if config.sequences != "auto":
+        return config.sequences
+    return min(MOST_SEQUENCES, max(SEQUENCES, 4 * n_parallel))
 
 
 def parallel_of(config: Config, shape: ModelShape, n_ctx: int, kv_type: str, budget_bytes: int) -> int:

@@ -98,7 +98,7 @@ class Entry:
     @property
     def n_queued(self) -> int:
         """Requests that hold a lease and wait for a sequence: more do than it runs at once."""
-        return max(0, len(self.leases) - self.spec.settings.n_parallel)
+        return max(0, len(self.leases) - self.spec.settings.n_at_once)
 
     @property
     def freeing(self) -> Footprint:

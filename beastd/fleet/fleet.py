@@ -458,7 +458,7 @@ class Fleet:
 def _has_slot(entry: Entry, want: Want) -> bool:
     """Whether the request need not wait."""
     is_there = entry.state in (State.READY, State.CHANGING) and entry.answers(want)
-    return is_there and len(entry.leases) < entry.spec.settings.n_parallel
+    return is_there and len(entry.leases) < entry.spec.settings.n_at_once
 
 
 def _change_of(spec: WorkerSpec) -> str:

@@ -76,7 +76,7 @@ class View:
             variant=spec.variant,
             state="asleep" if entry.is_asleep and entry.state is State.READY else entry.state.value,
             n_ctx=spec.settings.n_ctx,
-            n_parallel=spec.settings.n_parallel,
+            n_parallel=spec.settings.n_at_once,
             kv_type=spec.settings.kv_type,
             n_bytes=entry.holds.total_bytes,
             gpu_bytes=entry.holds.total_bytes - entry.holds.get(RAM, 0),
