@@ -507,6 +507,28 @@ class Llama:
         self.forget(slot, 0)
         return False
 
+    def checkpoint(self, slot: int) -> State:
+        """What later tokens would overwrite of a slot's memory: recurrent states and windows, for ``rewind``.
+
+        Of a plain memory nothing is; its checkpoints are useless.
+        """
+        flags = lib.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
+        state = np.empty(int(lib.llama_state_seq_get_size_ext(self._ctx, slot, flags)), np.uint8)
+        n = lib.llama_state_seq_get_data_ext(self._ctx, _bytes_of(state), len(state), slot, flags)
+        return state[:n]
+
+    def rewind(self, slot: int, n_kept: int, checkpoint: State) -> bool:
+        """Have the slot as it was at its first ``n_kept`` tokens, when the checkpoint was taken.
+
+        False, and the slot empty, when it is not to be had.
+        """
+        flags = lib.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
+        n = lib.llama_state_seq_set_data_ext(self._ctx, _bytes_of(checkpoint), len(checkpoint), slot, flags)
+        if n == len(checkpoint) and lib.llama_memory_seq_rm(self._memory, slot, n_kept, -1):
+            return True
+        self.forget(slot, 0)
+        return False
+
     def forget_all(self) -> None:
         """Empty every slot."""
         lib.llama_memory_clear(self._memory, True)

@@ -211,6 +211,27 @@ def test_a_shared_slot_is_cut_where_its_memory_can_be(llama: Llama) -> None:
     assert go_on(llama, 0, feed(llama, 0, PROMPT[310:], 310), len(PROMPT)) == expected[1]
 
 
+def test_a_slot_is_rewound_to_its_checkpoint(llama: Llama) -> None:
+    """Though it and another slot have gone on for long, and at a fraction of what the whole slot takes."""
+    if llama.is_plain:
+        pytest.skip("any beginning of a plain slot is there")
+    other = PROMPT[:300] + text(50, 1)
+    expected = answered(llama, other)
+    llama.forget_all()
+    feed(llama, 0, PROMPT[:300])
+    checkpoint, n_bytes = llama.checkpoint(0), llama.state_bytes(0)
+    assert len(checkpoint) < n_bytes / 2 or llama.load.label == "recurrent"
+    feed(llama, 0, PROMPT[300:], 300)
+    feed(llama, 1, text(300, 5))
+    feed(llama, 0, text(300, 6), 400)
+    for _ in range(2):
+        assert llama.rewind(0, 300, checkpoint)
+        assert llama.can_reuse(0, 300)
+        assert go_on(llama, 0, feed(llama, 0, other[300:], 300), len(other)) == expected
+    assert not llama.rewind(0, 300, checkpoint[:-9])
+    assert feed(llama, 0, other) == ord(expected[0])
+
+
 def skip_narrow_and_unified(llama: Llama) -> None:
     if llama.load.label == "narrow" and llama.load.settings.kv_layout == "unified":
         pytest.skip("shared cells of a window are not free when both have passed them: so small a cache is soon full")
