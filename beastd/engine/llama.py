@@ -304,6 +304,7 @@ class Llama:
         params = self._context_params(self.load)
         params.ctx_type = lib.LLAMA_CONTEXT_TYPE_MTP
         params.ctx_other = self._ctx
+        params.n_rs_seq = 0
         context = lib.llama_init_from_model(self._model, params)
         if not context:
             raise self._refusal(LoadFailed, f"llama.cpp cannot make a context for the heads of {label}")
@@ -322,6 +323,7 @@ class Llama:
         params.flash_attn_type = _FLASH_ATTN[settings.flash_attn]
         params.type_k = params.type_v = _KV_TYPE[settings.kv_type]
         params.kv_unified = settings.kv_layout == "unified"
+        params.n_rs_seq = settings.n_rollback
         if params.kv_unified and self.n_swa:
             # A batch of several parts loses cells of its first: making room for the later ones drops what of other
             # sequences' windows lies before the cells it takes, and is not undone (``llama_kv_cache::prepare``).
@@ -476,7 +478,9 @@ class Llama:
         if n_kept == 0 or self.is_plain:
             return True
         first = int(lib.llama_memory_seq_pos_min(self._memory, slot))  # of a state: the one position it is at
-        return first == n_kept - 1 if self.is_recurrent else 0 <= first <= max(0, n_kept - self.n_swa)
+        if self.is_recurrent:
+            return 0 <= first - (n_kept - 1) <= lib.llama_n_rs_seq(self._ctx)
+        return 0 <= first <= max(0, n_kept - self.n_swa)
 
     def forget(self, slot: int, n_kept: int) -> bool:
         """Drop a slot's KV after its first ``n_kept`` tokens.
