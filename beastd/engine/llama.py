@@ -479,7 +479,7 @@ class Llama:
             return True
         first = int(lib.llama_memory_seq_pos_min(self._memory, slot))  # of a state: the one position it is at
         if self.is_recurrent:
-            return 0 <= first - (n_kept - 1) <= lib.llama_n_rs_seq(self._ctx)
+            return 0 <= first - (n_kept - 1) <= int(lib.llama_n_rs_seq(self._ctx))
         return 0 <= first <= max(0, n_kept - self.n_swa)
 
     def forget(self, slot: int, n_kept: int) -> bool:
