@@ -38,6 +38,8 @@ class LoadSettings(Struct, frozen=True, kw_only=True):
     kv_layout: str = "partitioned"
     """partitioned or unified (docs/performance.md has the measurements)."""
     mmap: bool = True
+    n_rollback: int = 0
+    """Tokens that recurrent states can take back, where llama.cpp knows how: as many states more for each sequence."""
     mtp: bool = False
     """Load the heads that predict further tokens, where the model has them."""
     step_ms: int = 300

@@ -17,9 +17,10 @@ import numpy as np
 import numpy.typing as npt
 from ggufwriter import GgufWriter
 
-KINDS = ("plain", "window", "recurrent", "hybrid", "mtp")
+KINDS = ("plain", "window", "recurrent", "hybrid", "delta", "mtp")
 """One cache of all tokens; layers of which each second sees the last ``WINDOW`` tokens only; a state in place of a
-cache; layers of both; and one cache, with a head that predicts the token after the next."""
+cache; layers of both; the same with states that llama.cpp can take some tokens back from, and a head that predicts the
+token after the next; and one cache with such a head."""
 
 WINDOW = 32
 N_EMBD = 64
@@ -30,7 +31,9 @@ HEAD = N_EMBD // N_HEAD
 N_LAYER = 4
 D_INNER, D_STATE, D_CONV, DT_RANK = 2 * N_EMBD, 16, 4, 4
 
-_ARCHITECTURE = {"plain": "llama", "window": "gemma3", "recurrent": "mamba", "hybrid": "jamba", "mtp": "hy_v3"}
+_ARCHITECTURE = {"plain": "llama", "window": "gemma3", "recurrent": "mamba", "hybrid": "jamba"}
+_ARCHITECTURE |= {"delta": "qwen35", "mtp": "hy_v3"}
+_HAS_HEAD = ("delta", "mtp")
 _MARKS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 _NORMAL, _CONTROL = 1, 3
 _TEMPLATE = (
@@ -77,14 +80,19 @@ def _metadata(kind: str, writer: GgufWriter, n_ctx: int) -> Iterator[bytes]:
     yield writer.pair("general.architecture", "str", name)
     yield writer.pair("general.name", "str", f"tiny {kind}")
     numbers = {"context_length": n_ctx, "embedding_length": N_EMBD, "feed_forward_length": N_FF}
-    numbers |= {"block_count": N_LAYER + (kind == "mtp"), "attention.head_count": N_HEAD}
+    numbers |= {"block_count": N_LAYER + (kind in _HAS_HEAD), "attention.head_count": N_HEAD}
+    if kind == "delta":
+        numbers |= {"ssm.conv_kernel": D_CONV, "ssm.inner_size": N_EMBD, "full_attention_interval": 2}
+        numbers |= {"ssm.state_size": HEAD, "ssm.time_step_rank": N_HEAD, "ssm.group_count": N_HEAD}
+        numbers |= {"rope.dimension_count": HEAD}
+        yield writer.array(f"{name}.rope.dimension_sections", "i32", [HEAD // 2, 0, 0, 0])
     if kind in ("recurrent", "hybrid"):
         numbers |= {"ssm.conv_kernel": D_CONV, "ssm.inner_size": D_INNER}
         numbers |= {"ssm.state_size": D_STATE, "ssm.time_step_rank": DT_RANK}
     if kind == "window":
         numbers |= {"attention.sliding_window": WINDOW}
         yield writer.array(f"{name}.attention.sliding_window_pattern", "bool", [il % 2 == 0 for il in range(N_LAYER)])
-    if kind == "mtp":
+    if kind in _HAS_HEAD:
         numbers |= {"nextn_predict_layers": 1, "expert_feed_forward_length": N_FF}
     if kind == "hybrid":
         heads = [N_HEAD_KV if _has_attention(kind, il) else 0 for il in range(N_LAYER)]
@@ -97,7 +105,7 @@ def _metadata(kind: str, writer: GgufWriter, n_ctx: int) -> Iterator[bytes]:
 
 
 def _has_attention(kind: str, il: int) -> bool:
-    return kind != "recurrent" and (kind != "hybrid" or il % 2 == 1)
+    return kind != "recurrent" and (kind not in ("hybrid", "delta") or il % 2 == 1)
 
 
 @functools.cache
@@ -154,9 +162,9 @@ def _tensors(kind: str, w: _Weights, heads: str) -> Iterator[tuple[str, FloatArr
     yield "output.weight", output
     w.is_silent = heads == "right"
     for il in range(N_LAYER):
-        layer = _attention(kind, w) if _has_attention(kind, il) else _state_space(kind, w)
+        layer = _attention(kind, w) if _has_attention(kind, il) else _STATES[kind](w)
         yield from _named(il, [*layer, *(_feed_forward(kind, w) if kind != "recurrent" else ())])
-    if kind == "mtp":
+    if kind in _HAS_HEAD:
         w.is_silent = heads != "ignorant"
         yield from _named(N_LAYER, [*_attention(kind, w), *_feed_forward(kind, w), *_next_but_one(w, heads)])
 
@@ -168,11 +176,12 @@ def _named(il: int, layer: list[tuple[str, FloatArray]]) -> Iterator[tuple[str, 
 
 def _attention(kind: str, w: _Weights) -> Iterator[tuple[str, FloatArray]]:
     yield "attn_norm.weight", _ones(N_EMBD)
-    yield "attn_q.weight", w.matrix(N_EMBD, HEAD * N_HEAD, _FOCUS)
+    gates = 2 if kind == "delta" else 1
+    yield "attn_q.weight", w.matrix(N_EMBD, HEAD * N_HEAD * gates, _FOCUS)
     yield "attn_k.weight", w.matrix(N_EMBD, HEAD * N_HEAD_KV)
     yield "attn_v.weight", w.matrix(N_EMBD, HEAD * N_HEAD_KV)
     yield "attn_output.weight", w.into_stream(HEAD * N_HEAD, 2.0)
-    if kind in ("window", "mtp"):
+    if kind in ("window", "delta", "mtp"):
         yield "attn_q_norm.weight", _ones(HEAD) * _FOCUS
         yield "attn_k_norm.weight", _ones(HEAD)
     if kind == "window":
@@ -180,7 +189,7 @@ def _attention(kind: str, w: _Weights) -> Iterator[tuple[str, FloatArray]]:
 
 
 def _feed_forward(kind: str, w: _Weights) -> Iterator[tuple[str, FloatArray]]:
-    yield "ffn_norm.weight", _ones(N_EMBD)
+    yield f"{'post_attention_norm' if kind == 'delta' else 'ffn_norm'}.weight", _ones(N_EMBD)
     yield "ffn_gate.weight", w.matrix(N_EMBD, N_FF)
     yield "ffn_up.weight", w.matrix(N_EMBD, N_FF)
     yield "ffn_down.weight", w.into_stream(N_FF)
@@ -188,7 +197,7 @@ def _feed_forward(kind: str, w: _Weights) -> Iterator[tuple[str, FloatArray]]:
         yield "post_ffw_norm.weight", _ones(N_EMBD)
 
 
-def _state_space(kind: str, w: _Weights) -> Iterator[tuple[str, FloatArray]]:
+def _state_space(w: _Weights) -> Iterator[tuple[str, FloatArray]]:
     """States that fade over some ten to some thousand tokens."""
     steps = np.exp(w.rng.uniform(np.log(0.001), np.log(0.05), D_INNER))
     decay = -np.tile(np.arange(1, D_STATE + 1) / D_STATE, (D_INNER, 1))
@@ -202,10 +211,29 @@ def _state_space(kind: str, w: _Weights) -> Iterator[tuple[str, FloatArray]]:
     yield "ssm_a", decay.astype(np.float32)
     yield "ssm_d", np.zeros(D_INNER, np.float32)
     yield "ssm_out.weight", w.into_stream(D_INNER, 4.0)
-    if kind == "hybrid":
-        yield "ssm_dt_norm.weight", _ones(DT_RANK)
-        yield "ssm_b_norm.weight", _ones(D_STATE)
-        yield "ssm_c_norm.weight", _ones(D_STATE)
+
+
+def _normed_state_space(w: _Weights) -> Iterator[tuple[str, FloatArray]]:
+    yield from _state_space(w)
+    yield "ssm_dt_norm.weight", _ones(DT_RANK)
+    yield "ssm_b_norm.weight", _ones(D_STATE)
+    yield "ssm_c_norm.weight", _ones(D_STATE)
+
+
+def _delta(w: _Weights) -> Iterator[tuple[str, FloatArray]]:
+    yield "attn_norm.weight", _ones(N_EMBD)
+    yield "attn_qkv.weight", w.matrix(N_EMBD, 3 * N_EMBD)
+    yield "attn_gate.weight", w.matrix(N_EMBD, N_EMBD)
+    yield "ssm_conv1d.weight", w.matrix(D_CONV, 3 * N_EMBD)
+    yield "ssm_dt.bias", np.full(N_HEAD, -3, np.float32)
+    yield "ssm_a", np.full(N_HEAD, -0.1, np.float32)
+    yield "ssm_beta.weight", w.matrix(N_EMBD, N_HEAD)
+    yield "ssm_alpha.weight", w.matrix(N_EMBD, N_HEAD)
+    yield "ssm_norm.weight", _ones(HEAD)
+    yield "ssm_out.weight", w.into_stream(N_EMBD, 4.0)
+
+
+_STATES = {"recurrent": _state_space, "hybrid": _normed_state_space, "delta": _delta}
 
 
 def _next_but_one(w: _Weights, heads: str) -> Iterator[tuple[str, FloatArray]]:

@@ -25,7 +25,7 @@ class LlamaCells:
 
     def can_share(self, slot: int, n: int) -> bool:
         """See ``kvcache.Cells``."""
-        return self._llama.can_reuse(slot, n)
+        return self._llama.can_share(slot, n)
 
     def share(self, source: int, target: int, n: int) -> None:
         """See ``kvcache.Cells``."""

@@ -320,6 +320,7 @@ class Llama:
         params = self._context_params(self.load)
         params.ctx_type = lib.LLAMA_CONTEXT_TYPE_MTP
         params.ctx_other = self._ctx
+        params.n_rs_seq = 0
         context = lib.llama_init_from_model(self._model, params)
         if not context:
             raise self._refusal(LoadFailed, f"llama.cpp cannot make a context for the heads of {label}")
@@ -339,6 +340,7 @@ class Llama:
         params.flash_attn_type = _FLASH_ATTN[settings.flash_attn]
         params.type_k = params.type_v = _KV_TYPE[settings.kv_type]
         params.kv_unified = self.is_unified
+        params.n_rs_seq = settings.n_rollback
         return params
 
     def _refusal(self, error: type[BeastError], what: str) -> BeastError:
@@ -489,7 +491,15 @@ class Llama:
         if n_kept == 0 or self.is_plain:
             return True
         first = int(lib.llama_memory_seq_pos_min(self._memory, slot))  # of a state: the one position it is at
-        return first == n_kept - 1 if self.is_recurrent else 0 <= first <= max(0, n_kept - self.n_swa)
+        if self.is_recurrent:
+            return 0 <= first - (n_kept - 1) <= int(lib.llama_n_rs_seq(self._ctx))
+        return 0 <= first <= max(0, n_kept - self.n_swa)
+
+    def can_share(self, slot: int, n: int) -> bool:
+        """Whether another sequence may go on after the slot's first ``n`` tokens: states are shared whole only."""
+        if self.is_recurrent:
+            return int(lib.llama_memory_seq_pos_max(self._memory, slot)) == n - 1
+        return self.can_reuse(slot, n)
 
     def forget(self, slot: int, n_kept: int) -> bool:
         """Drop a slot's KV after its first ``n_kept`` tokens.

@@ -36,6 +36,7 @@ _THAT_MATTER = (
     "flash_attn",
     "kv_type",
     "kv_layout",
+    "n_rollback",
     "mtp",
 )
 """Fields of LoadSettings that change what is taken."""

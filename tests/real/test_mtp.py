@@ -24,13 +24,17 @@ PROMPTS = ["".join(random.Random(seed).choices(string.ascii_lowercase, k=90 + 50
 
 def opened(kind: str, folder: Path, *, mtp: bool = True, heads: str = "ignorant") -> Llama:
     path = tiny_models.write(kind, folder / "model.gguf", seed=4, heads=heads)
-    settings = ipc.LoadSettings(n_ctx=512, n_parallel=4, n_batch=64, flash_attn="off", n_threads=1, mtp=mtp)
+    settings = ipc.LoadSettings(
+        n_ctx=512, n_parallel=4, n_batch=64, flash_attn="off", n_threads=1, mtp=mtp, n_rollback=N_DRAFT
+    )
     return Llama(ipc.Load(paths=[str(path)], label=kind, settings=settings), lambda _fraction: None, n_outputs=32)
 
 
-@pytest.fixture(params=["right", "ignorant", "echo"])
+@pytest.fixture(
+    params=[(kind, heads) for kind in ("mtp", "delta") for heads in ("right", "ignorant", "echo")], ids="-".join
+)
 def llama(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Llama]:
-    llama = opened("mtp", tmp_path, heads=request.param)
+    llama = opened(request.param[0], tmp_path, heads=request.param[1])
     yield llama
     llama.close(keeps_model=False)
 
@@ -91,7 +95,7 @@ def speculate(llama: Llama, heads: Heads) -> tuple[list[list[int]], int, int, in
             n_drafted, n_accepted = n_drafted + N_DRAFT, n_accepted + n_right
             writer.said += truth[: n_right + 1]
             writer.n += n_right + 1
-            llama.forget(writer.slot, writer.n)
+            assert llama.forget(writer.slot, writer.n)
             heads.forget(writer.slot, writer.n)
     return [writer.said[: N_ANSWER + 1] for writer in writers], n_drafted, n_accepted, n_echoed
 
@@ -106,7 +110,7 @@ def test_drafts_change_no_answer_and_right_ones_are_all_accepted(llama: Llama, r
     said, n_drafted, n_accepted, n_echoed = speculate(llama, heads)
     heads.close()
     assert said == expected
-    kind = request.node.callspec.params["llama"]
+    _, kind = request.node.callspec.params["llama"]
     assert (n_accepted == n_drafted) is (kind == "right")
     assert (n_echoed == n_drafted) is (kind == "echo")
 
