@@ -114,7 +114,9 @@ class Service:
         own = Options(speculative=self._config.speculative)
         options = _merged(_merged(own, resolved.model.fields.parameters), request.options)
         want = await self._wants.of(resolved, options.num_ctx)
-        async with self._pool.lease(want, keep_alive_s) as lease:
+        rule = self._config.clients.get(client, ClientRule())
+        priority = request.priority or rule.priority
+        async with self._pool.lease(want, keep_alive_s, priority) as lease:
             async for news in lease.waiting():
                 yield news
             load_ns, variant = int(lease.load_s * 1e9), lease.worker.spec.variant
@@ -125,7 +127,8 @@ class Service:
                 raise Unsupported(
                     f"{resolved.name} does not support thinking: its chat template has none; leave think out"
                 )
-            submit = self._ranked(_submit(request, resolved, options, prompt), request, client)
+            submit = _submit(request, resolved, options, prompt)
+            submit = msgspec.structs.replace(submit, priority=priority, client=client, weight=rule.weight)
             async with aclosing(lease.worker.generate(submit)) as deltas:
                 async for delta in deltas:
                     if delta.n_ahead is not None:
@@ -138,12 +141,6 @@ class Service:
                             load_ns=load_ns,
                             total_ns=time.monotonic_ns() - start_ns,
                         )
-
-    def _ranked(self, submit: ipc.Submit, request: AnswerRequest, client: str) -> ipc.Submit:
-        """With its place among others: the request's own wish, or else what the configuration says of its client."""
-        rule = self._config.clients.get(client, ClientRule())
-        priority = request.priority or rule.priority
-        return msgspec.structs.replace(submit, priority=priority, client=client, weight=rule.weight)
 
     def _resolve(self, request: AnswerRequest) -> Resolved:
         asked = request.adapters

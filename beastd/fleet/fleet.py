@@ -19,6 +19,7 @@ import itertools
 import math
 from collections.abc import Collection, Iterable
 
+from beastd.contract import Priority
 from beastd.errors import BadModel, BeastError, DoesNotFit, OutOfMemory, WorkerDied
 from beastd.fleet import policy, refusals
 from beastd.fleet.cooling import Cooling, Failure
@@ -26,7 +27,7 @@ from beastd.fleet.effects import Effects
 from beastd.fleet.entry import Claim, Entry, Shape, State, Ticket
 from beastd.fleet.footprint import Footprint
 from beastd.fleet.journal import Journal
-from beastd.fleet.line import Line
+from beastd.fleet.line import Line, order_of
 from beastd.fleet.policy import Verdict
 from beastd.fleet.roster import Roster
 from beastd.fleet.spec import Want, WorkerSpec
@@ -79,7 +80,7 @@ class Fleet:
 
     # --- requests ---
 
-    def on_request(self, ticket: Ticket, want: Want, now: float) -> None:
+    def on_request(self, ticket: Ticket, want: Want, now: float, priority: Priority = "normal") -> None:
         """A request wants a worker."""
         self._steward.now = now
         if self._closed:
@@ -88,7 +89,7 @@ class Fleet:
         self.roster.demand.note(want.best.key, now)
         entry = self.roster.serving(want)
         if entry is None:
-            self._queue(ticket, want)
+            self._queue(ticket, want, priority)
         elif self._is_full() and not _has_slot(entry, want):
             self._refuse(ticket, refusals.overloaded(want.best, self._max_queue))
         else:
@@ -279,7 +280,7 @@ class Fleet:
             entry.leases[ticket] = want
             self._effects.grant(ticket, entry.id)
 
-    def _queue(self, ticket: Ticket, want: Want) -> None:
+    def _queue(self, ticket: Ticket, want: Want, priority: Priority) -> None:
         """Put the request in line, unless there is no point in it."""
         failures = {rung.key: self._resting(rung) for rung in want.rungs}
         rungs = tuple(rung for rung in want.rungs if failures[rung.key] is None)
@@ -293,7 +294,7 @@ class Fleet:
         elif self._is_full():
             self._refuse(ticket, refusals.overloaded(want.best, self._max_queue))
         else:
-            self._line_up(ticket, Want(rungs), next(self._numbers))
+            self._line_up(ticket, Want(rungs), order_of(next(self._numbers), priority))
             self._serve_line()
 
     def _impossible(self, want: Want) -> DoesNotFit | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from beastd.contract import Loading, Waiting
+from beastd.contract import Loading, Priority, Waiting
 from beastd.errors import BeastError
 from beastd.fleet.entry import Ticket
 from beastd.fleet.spec import Want
@@ -42,8 +42,9 @@ class Lease:
     load_s: float = 0.0
     """Seconds the request waited for its worker."""
 
-    def __init__(self, ticket: Ticket, want: Want, keep_alive_s: float, door: Door) -> None:
+    def __init__(self, ticket: Ticket, want: Want, keep_alive_s: float, door: Door, priority: Priority) -> None:
         self.ticket = ticket
+        self.priority = priority
         self.want = want
         self.keep_alive_s = keep_alive_s
         self._door = door

@@ -1,11 +1,22 @@
-"""The line for memory: models that need some, and who waits for them, oldest first."""
+"""The line for memory: models that need some, and who waits for them, by priority and age."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from beastd.contract import Priority
 from beastd.fleet.entry import Claim, Ticket
 from beastd.fleet.spec import Want
+
+HEAD_START = 64
+"""Places in line: as many later requests of a class may pass one of the next lower class."""
+_LEVELS: dict[Priority, int] = {"high": 0, "normal": 1, "low": 2}
+
+
+def order_of(number: int, priority: Priority) -> int:
+    """The place of the request of this number, unlike any other's: high before normal before low, but not for ever."""
+    level = _LEVELS[priority]
+    return (number + HEAD_START * level) * len(_LEVELS) + level
 
 
 class Line:

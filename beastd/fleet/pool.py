@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from beastd import ipc
-from beastd.contract import RAM
+from beastd.contract import RAM, Priority
 from beastd.errors import BeastError, Conflict, LoadFailed, ShuttingDown, from_code
 from beastd.fleet import memory
 from beastd.fleet.entry import Shape, State, Ticket
@@ -90,9 +90,10 @@ class Pool:
 
     # --- for the service ---
 
-    def lease(self, want: Want, keep_alive_s: float) -> Lease:
+    def lease(self, want: Want, keep_alive_s: float, priority: Priority = "normal") -> Lease:
         """A hold on a worker for this, which stays keep_alive_s seconds after it (inf: for ever, 0: not)."""
-        return Lease(next(self._tickets), want, keep_alive_s, Door(self._enter, self._leave, self._view.look))
+        door = Door(self._enter, self._leave, self._view.look)
+        return Lease(next(self._tickets), want, keep_alive_s, door, priority)
 
     def loaded(self, keys: Sequence[str], n_ctx: int) -> Want | None:
         """What asks for a worker that is there, or loads, and answers with any of these variants and so much context.
@@ -200,7 +201,7 @@ class Pool:
             self._look()
         self._leases[lease.ticket] = lease
         lease.asked_at = self._clock()
-        self._fleet.on_request(lease.ticket, lease.want, lease.asked_at)
+        self._fleet.on_request(lease.ticket, lease.want, lease.asked_at, lease.priority)
         self._arm()
 
     def _leave(self, lease: Lease) -> None:

@@ -178,3 +178,11 @@ def test_bench_reports_what_it_measured(cli: Cli, daemon: RunningDaemon) -> None
     assert abs(report["one_stream"]["n_prompt"] - 32) <= 8
     assert all(level["late_ttft_s"] > 0 for level in report["streams"])
     assert "STREAMS" in cli.run("bench", "cub", *small).stdout
+
+
+def test_a_priority_is_one_of_three(cli: Cli) -> None:
+    """It goes with piped prompts as well; any other word is wrong usage."""
+    assert cli.run("run", "cub", "--priority", "low", *GREEDY, stdin="Who are you?").returncode == 0
+    refused = cli.run("run", "cub", "Hi", "--priority", "urgent")
+    assert refused.returncode == 2
+    assert "'high', 'normal', 'low'" in refused.stderr

@@ -12,7 +12,7 @@ import pytest
 from beastd import ipc
 from beastd.clients import ClientRule
 from beastd.config import Config
-from beastd.contract import GenerateRequest
+from beastd.contract import GenerateRequest, Priority
 from beastd.errors import BadModel, BeastError, ModelNotFound
 from beastd.registry.modelfile import Fields
 from beastd.registry.names import ModelName
@@ -114,7 +114,8 @@ class Answering(Rooms):
         return None
 
     @asynccontextmanager
-    async def lease(self, _want: object, _keep_alive_s: float) -> AsyncIterator[Answering]:
+    async def lease(self, _want: object, _keep_alive_s: float, priority: Priority) -> AsyncIterator[Answering]:
+        self.priority = priority
         yield self
 
     async def waiting(self) -> AsyncIterator[None]:
@@ -151,3 +152,4 @@ async def test_a_request_has_the_priority_it_asks_for_or_else_its_clients(
     assert [part async for part in answer] == []
     (submit,) = answering.submits
     assert (submit.priority, submit.client, submit.weight) == place
+    assert answering.priority == submit.priority, "for memory it waits by the same"

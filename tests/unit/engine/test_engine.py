@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from beastd import ipc
+from beastd.contract import Priority
 from beastd.engine import engine as engine_module
 from beastd.engine.adapters import AdapterSet, Attached, adapter_set
 from beastd.engine.detokenizer import Detokenizer
@@ -121,11 +122,12 @@ class Forge:
             if delta.final or delta.error:
                 self.endings[delta.id] = delta.final.reason if delta.final else cast(ipc.Failure, delta.error).code
 
-    def submit(self, *ids: int, n: int = 4, raw: str = "", adapter: str = "") -> None:
+    def submit(self, *ids: int, n: int = 4, raw: str = "", adapter: str = "", priority: Priority = "normal") -> None:
         adapters = [ipc.Adapter(adapter)] if adapter else []
         for id_ in ids:
             prompt, sampling = ipc.Prompt(raw=raw), ipc.Sampling(num_predict=n)
-            self.inbox.put(ipc.Submit(id=id_, prompt=prompt, sampling=sampling, adapters=adapters))
+            order = ipc.Submit(id=id_, prompt=prompt, sampling=sampling, adapters=adapters, priority=priority)
+            self.inbox.put(order)
 
     def finish(self, *ids: int) -> None:
         """Step until these have ended."""
@@ -203,6 +205,15 @@ def test_requests_that_take_long_to_take_in_come_one_a_step(forge: Forge, slow_i
         assert forge.door.taken == taken
         assert len(forge.text[1]) > n_said
     forge.finish(1, 2, 3, 4)
+
+
+def test_a_high_request_is_taken_in_before_low_ones_that_came_before_it(forge: Forge, slow_intake: None) -> None:
+    """A burst of long prompts takes several steps to tokenize."""
+    forge.submit(1, 2, priority="low")
+    forge.submit(3)
+    forge.submit(4, priority="high")
+    forge.finish(1, 2, 3, 4)
+    assert forge.door.taken == [4, 3, 1, 2]
 
 
 def test_requests_that_take_no_time_come_together(forge: Forge, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from typing import cast
 from hypothesis import given
 from hypothesis import strategies as st
 
+from beastd.contract import Priority
 from beastd.engine.adapters import AdapterSet
 from beastd.engine.detokenizer import Detokenizer
 from beastd.engine.kvcache import KVCache
@@ -28,7 +29,9 @@ SECOND = 10**9
 PIRATE: AdapterSet = (("pirate", 1.0),)
 
 
-def sequence(id_: int, n_prompt: int, *, arrived_s: float = 0, adapters: AdapterSet = ()) -> Sequence:
+def sequence(
+    id_: int, n_prompt: int, *, arrived_s: float = 0, adapters: AdapterSet = (), priority: Priority = "normal"
+) -> Sequence:
     return Sequence(
         id=id_,
         prompt=[id_] * n_prompt,
@@ -36,13 +39,14 @@ def sequence(id_: int, n_prompt: int, *, arrived_s: float = 0, adapters: Adapter
         detokenizer=Detokenizer([]),
         n_ctx=4096,
         n_predict=4096,
+        priority=priority,
         adapters=adapters,
         arrived_ns=int(arrived_s * SECOND),
     )
 
 
-def scheduler(n_slots: int = 4, rate: float = 100, target_s: float = 1) -> Scheduler:
-    return scheduler_of(KVCache(n_slots, FakeCells()), StepBudget(target_s, 2048, rate))
+def scheduler(n_slots: int = 4, rate: float = 100, target_s: float = 1, policy: str = "mix") -> Scheduler:
+    return scheduler_of(KVCache(n_slots, FakeCells()), StepBudget(target_s, 2048, rate), policy=policy)
 
 
 def compute(chunks: list[Chunk], rooms: Scheduler) -> None:
@@ -291,3 +295,47 @@ def test_with_fewer_slots_the_last_to_come_wait_and_are_computed_again() -> None
     assert (second.id, second.n_said) == (2, 2)
     assert chunk.tokens == [2] * 10 + [7, 7]
     assert chunk.wants_logits
+
+
+def test_a_high_prompt_has_the_steps_tokens_before_shorter_ones_of_lower_priority() -> None:
+    """And the slot before all of them."""
+    rooms = scheduler(n_slots=2)
+    rooms.add(sequence(1, 50, priority="low"))
+    rooms.add(sequence(2, 50))
+    rooms.add(sequence(3, 500, priority="high"))
+    assert [one.id for one in rooms.admit(0)] == [3, 2]
+    assert ids(rooms.next_batch(0)) == [3]
+
+
+def test_the_scheduler_follows_the_policy_it_is_given() -> None:
+    """First come, first served, say."""
+    rooms = scheduler(n_slots=1, policy="fcfs")
+    for id_, n in enumerate([300, 5, 80]):
+        rooms.add(sequence(id_, n, arrived_s=id_))
+    assert [one.id for one in rooms.queue(10 * SECOND)] == [0, 1, 2]
+
+
+def test_clients_share_slots_by_what_was_computed_for_them() -> None:
+    """The one whose long prompt was computed comes after one who had nothing, though its next is shorter."""
+    rooms = scheduler(n_slots=1, policy="fair")
+    for id_, client, n in ((1, "ann", 500), (2, "ann", 5), (3, "bob", 50)):
+        one = sequence(id_, n)
+        one.client = client
+        rooms.add(one)
+    (first,) = rooms.admit(0)
+    while not first.answer:
+        chunks = rooms.next_batch(0)
+        rooms.on_computed(chunks)
+        compute(chunks)
+    rooms.remove(first)
+    assert [one.id for one in rooms.queue(0)] == [3, 2]
+
+
+def test_what_an_answers_token_takes_is_learnt_from_steps_of_answers_alone() -> None:
+    """At first it is guessed by the prefill rate."""
+    budget = StepBudget(0.3, 2048, 100)
+    assert budget.work_s(100, 0) == 1.0
+    assert budget.work_s(0, 20) == 1.0
+    for _ in range(60):
+        budget.observe_answers(8, 0.08)
+    assert round(budget.work_s(0, 20), 3) == 0.2

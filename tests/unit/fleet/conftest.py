@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from beastd.contract import Priority
 from beastd.errors import BeastError
 from beastd.fleet import policy
 from beastd.fleet.entry import Shape
@@ -153,11 +154,11 @@ class Notebook:
 
     # --- what the world does ---
 
-    def request(self, want: Want) -> int:
+    def request(self, want: Want, priority: Priority = "normal") -> int:
         ticket = next(self._tickets)
         self.waiting[ticket] = want.best.key
         self.wants[ticket] = want
-        self.fleet.on_request(ticket, want, self.now)
+        self.fleet.on_request(ticket, want, self.now, priority)
         return ticket
 
     def cancel(self, ticket: int) -> None:
