@@ -401,19 +401,42 @@ def test_a_full_disk_ends_the_tier_with_one_line(
     assert capfd.readouterr().err.count("\n") == 1
 
 
-def test_a_state_nobody_takes_is_let_go(make: Callable[..., Tiers]) -> None:
-    """Its request was cancelled: after a while it is read anew for who asks."""
+def test_a_state_nobody_takes_makes_room_for_others(make: Callable[..., Tiers]) -> None:
+    """Its request was cancelled; one that is only slow to ask gets it, as long as nobody else needs the room."""
+    now_s = 0.0
+    tiers = make(clock=lambda: now_s)
+    for n in range(2):
+        put(tiers, other(n))
+    tiers.flush(60)
+    left, slow = (tiers.find((), [*other(n), 5], 0, is_exact=False) for n in range(2))
+    assert left
+    assert slow
+    with patch.object(tiers_module, "READ_BYTES", N_STATE):
+        for found in (left, slow):
+            assert tiers.read(found) is PENDING
+            tiers.wait(60)
+        assert tiers.read(slow) is PENDING
+        now_s = 10.0
+        assert taken(tiers, slow) is not None
+        assert tiers._readings == {}
+
+
+def test_a_disk_that_takes_too_long_is_given_up(make: Callable[..., Tiers]) -> None:
+    """Nobody waits for ever; what it was to read is not found again."""
     now_s = 0.0
     tiers = make(clock=lambda: now_s)
     put(tiers, LONG)
     tiers.flush(60)
+    assert tiers._disk
     found = tiers.find((), LONG, 0, is_exact=False)
     assert found
-    assert tiers.read(found) is PENDING
-    tiers.wait(60)
-    now_s = 100.0
-    assert tiers.read(found) is PENDING
-    assert taken(tiers, found) is not None
+    with patch.object(tiers._disk, "start"):
+        assert tiers.read(found) is PENDING
+        now_s = 10.0
+        assert tiers.read(found) is PENDING
+        now_s = 20.0
+        assert tiers.read(found) is None
+    assert tiers.find((), LONG, 0, is_exact=False) is None
 
 
 def test_many_states_are_read_one_after_another(make: Callable[..., Tiers]) -> None:
