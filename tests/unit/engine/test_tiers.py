@@ -78,10 +78,14 @@ def short_prefixes() -> Iterator[None]:
         yield
 
 
-Tokens = st.lists(st.integers(0, 1), min_size=2, max_size=9)
+Tokens = st.tuples(st.integers(1, 8), st.lists(st.integers(0, 1), min_size=1, max_size=2)).map(
+    lambda drawn: [0] * drawn[0] + drawn[1]
+)
+"""Mostly alike, so that one often covers another."""
 Puts = st.lists(st.tuples(Tokens, st.integers(0, 8)), max_size=12)
 
 
+@settings(max_examples=300)
 @given(Puts, Tokens, st.integers(0, 8), st.booleans())
 def test_with_room_for_all_the_best_ever_put_is_found(
     puts: list[tuple[list[int], int]], prompt: list[int], n_have: int, is_exact: bool
@@ -363,6 +367,17 @@ def test_a_foreign_file_is_dropped_at_the_start(
     assert make().stats.n_tier_dropped == 1
     assert [it.name for it in (tmp_path / "kv").iterdir()] == ["notes.txt"]
     assert ours.name in capfd.readouterr().err
+
+
+def test_another_models_file_is_dropped_though_its_name_begins_as_ours(make: Callable[..., Tiers]) -> None:
+    """A name has only a part of the identity."""
+    near = MODEL[:-1] + "c"
+    tiers = make(near)
+    put(tiers, LONG)
+    tiers.flush(60)
+    tiers = make()
+    assert (tiers.stats.n_tier_disk, tiers.stats.n_tier_dropped) == (0, 1)
+    assert check(tiers, LONG, 0) == 0
 
 
 def test_a_file_that_another_worker_removed_is_no_damage(
