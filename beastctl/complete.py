@@ -41,6 +41,13 @@ def fitting_names(incomplete: str) -> list[str]:
     return list(dict.fromkeys([*model_names(incomplete), *catalog_names(incomplete)]))
 
 
+def cached_names(incomplete: str) -> list[str]:
+    """Names of models, and of their variants, of whose prompts something is kept, that begin with ``incomplete``."""
+    kept = [it for it in _asked("/api/cache", "models") if it["name"]]
+    names = [name for it in kept for name in (_short(it), f"{_short(it)}@{it['variant']}")]
+    return _beginning(incomplete, list(dict.fromkeys(names)))
+
+
 def quantizations(incomplete: str) -> list[str]:
     """Names of quantizations that begin with ``incomplete``."""
     return _beginning(incomplete, [made["name"] for made in _asked("/api/quantizations", "types")])

@@ -47,6 +47,7 @@ SECTIONS: Mapping[str, Mapping[str, str]] = {
         "export": "Write a model with all its files into one file.",
         "du": "Show the space that models take on the disk.",
         "prune": "Remove what no model uses.",
+        "cache": "Show or clear what is kept of prompts for when they come again.",
         "mv": "Move the whole models folder to another place.",
     },
     "The daemon": {

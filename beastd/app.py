@@ -14,6 +14,7 @@ from aiohttp import web
 
 from beastd import __version__
 from beastd.api.routes import make_app
+from beastd.cache import Cache
 from beastd.config import Config, split_address
 from beastd.contract import RAM
 from beastd.errors import BadRequest, ConfigError
@@ -87,6 +88,7 @@ class Daemon:
                 stop=self._asked.set,
             )
         )
+        self._cache = Cache(paths.kv_dir, config.kv_disk_bytes, self._pool)
         self._advisor = Advisor(
             registry,
             self._ledger,
@@ -101,7 +103,7 @@ class Daemon:
         """Serve until SIGTERM or SIGINT, then drain. A second signal ends the draining."""
         lock = Lock(self._paths.lock_file)
         lock.acquire()
-        app = make_app(self._service, self._library, self._advisor, self._health, self._config.origins)
+        app = make_app(self._service, self._library, self._advisor, self._cache, self._health, self._config.origins)
         # Without handler_cancellation a handler never learns that its client left.
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=self._config.drain_s, access_log=None)
         await runner.setup()

@@ -306,6 +306,40 @@ class MemoryNeed(Struct, frozen=True, kw_only=True):
         return {it.device: it.total_bytes for it in self.devices if it.device != RAM}
 
 
+class CacheClearRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """DELETE /api/cache."""
+
+    model: str | None = None
+    """Only what is kept of this model, or variant; without it, everything."""
+
+
+class CachedModel(Struct, frozen=True, kw_only=True):
+    """KV that is kept of one model's prompts, outside of its worker's own cache."""
+
+    name: str
+    """Empty for files that cannot be read."""
+    variant: str
+    n_disk: int
+    """Prefixes on disk."""
+    disk_tokens: int
+    disk_bytes: int
+    n_memory: int
+    """Prefixes in the memory of its worker."""
+    memory_bytes: int
+    used_at: str | None
+    """When one on disk was last written or read, in UTC."""
+
+
+class CacheStatus(Struct, frozen=True, kw_only=True):
+    """What KV is kept."""
+
+    models: list[CachedModel]
+    folder: str
+    disk_bytes: int
+    disk_limit_bytes: int
+    """0: nothing is kept on disk."""
+
+
 RAM = "RAM"
 """The device that is main memory."""
 

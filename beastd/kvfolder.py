@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import io
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ from beastd.kvfile import BadFile, Header
 
 _LOCK = "lock"
 _TEMPORARY = ".tmp"
+LOCK_LIMIT_S = 5.0
+"""A write takes far less; who takes longer is stopped."""
+_LOCK_RETRY_S = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +68,7 @@ class KVFolder:
     def write(self, meta: kvfile.Meta, tokens: bytes, state: memoryview, *, most_bytes: int) -> str | None:
         """Write an entry and return its name; others leave, so that all together take ``most_bytes`` at most.
 
-        None when it alone would take more.
+        None when it alone would take more. Raises TimeoutError when another process does not come to an end.
         """
         name = kvfile.file_name(meta, tokens)
         self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -103,10 +107,22 @@ class KVFolder:
         """Alone among all processes that write here; a lock dies with its process."""
         descriptor = os.open(self._path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            deadline_s = time.monotonic() + LOCK_LIMIT_S
+            while not _has_locked(descriptor):
+                if time.monotonic() > deadline_s:
+                    raise TimeoutError(f"another process has held {self._path / _LOCK} for {LOCK_LIMIT_S:g} s")
+                time.sleep(_LOCK_RETRY_S)
             yield
         finally:
             os.close(descriptor)
+
+
+def _has_locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _file(entry: os.DirEntry[str]) -> File | None:

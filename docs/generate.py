@@ -72,7 +72,15 @@ def api() -> str:
     classes = _classes("beastd/contract.py")
     library = {name: node for name, node in _classes("beastd/library/contract.py").items() if name.endswith("Request")}
     parts = [API_HEAD, "## Routes\n", *_routes(), ""]
-    for name in ("GenerateRequest", "ChatRequest", "AnswerRequest", "AdapterAsk", "Message", "Options"):
+    for name in (
+        "GenerateRequest",
+        "ChatRequest",
+        "AnswerRequest",
+        "AdapterAsk",
+        "Message",
+        "Options",
+        "CacheClearRequest",
+    ):
         parts += _fields(classes[name])
     for node in (*library.values(), _classes("beastd/library/contract.py")["JobInfo"]):
         parts += _fields(node)

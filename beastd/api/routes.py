@@ -7,6 +7,7 @@ from typing import Any
 
 from aiohttp import web
 
+from beastd.api import cache as kept
 from beastd.api import fit as scales
 from beastd.api import library as shelf
 from beastd.api import native
@@ -15,15 +16,17 @@ from beastd.api.metrics import TALLY, metrics
 from beastd.api.middleware import errors_as_json, guard, on_prepare, request_log
 from beastd.api.stream import json_response
 from beastd.api.tally import Tally
+from beastd.cache import Cache
 from beastd.fit.advisor import Advisor
 from beastd.library.library import Library
 from beastd.service import Service
 
 
-def make_app(
+def make_app(  # noqa: PLR0917 - one room each
     service: Service,
     library: Library,
     advisor: Advisor,
+    cache: Cache,
     health: Callable[[], dict[str, Any]],
     origins: Iterable[str],
 ) -> web.Application:
@@ -36,6 +39,7 @@ def make_app(
     app[native.SERVICE] = service
     app[shelf.LIBRARY] = library
     app[scales.ADVISOR] = advisor
+    app[kept.CACHE] = cache
 
     async def healthz(_request: web.Request) -> web.Response:
         return json_response({"status": "ok", **health()})
@@ -53,6 +57,8 @@ def make_app(
     app.router.add_get("/api/ps", native.ps)
     app.router.add_get("/api/fleet", native.fleet)
     app.router.add_post("/api/pin", native.pin)
+    app.router.add_get("/api/cache", kept.status)
+    app.router.add_delete("/api/cache", kept.clear)
     app.router.add_get("/api/version", native.version)
     app.router.add_post("/api/fit", scales.fit)
     app.router.add_post("/api/pull", shelf.pull)

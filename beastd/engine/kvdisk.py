@@ -99,11 +99,13 @@ class KVDisk:
         return state
 
     def try_write(self, entry: Entry, state: State) -> str | None:
-        """Write an entry, and return its file's name; None if it is too large, or the disk takes nothing any more."""
+        """Write an entry, and return its file's name; None if it is too large, or cannot be had."""
         if self._is_failed:
             return None
         try:
             return self._folder.write(entry.meta, entry.tokens, state.data, most_bytes=self._most_bytes)
+        except TimeoutError:
+            return None
         except OSError as error:
             self._fail(error)
             return None

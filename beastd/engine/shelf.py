@@ -17,7 +17,7 @@ from beastd.engine.kvstate import State
 from beastd.kvfile import Meta
 
 TOKEN_BYTES = 4
-_MAX_LOOKS = 256
+_MAX_LOOKS = 64
 """Entries looked at on either side of a prompt: beyond them nearly as good ones would have to be found by luck."""
 
 

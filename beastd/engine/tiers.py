@@ -29,8 +29,10 @@ QUEUE_BYTES = 64 * 2**20
 """States that may wait to be written, above one; a disk that is slower loses the others."""
 READ_BYTES = 256 * 2**20
 """States that were read and wait to be taken, above one."""
-ABANDONED_S = 10.0
-"""Nobody wants a state that was read any more, if it was not asked for so long."""
+ABANDONED_S = 5.0
+"""A state that nobody has asked for so long leaves when others need the room."""
+READ_LIMIT_S = 15.0
+"""A state that is not there by then is given up: the disk is slower than computing."""
 
 
 class Pending(Enum):
@@ -90,6 +92,7 @@ class TierStats:
 class _Reading:
     """A state that is read for somebody."""
 
+    since_s: float
     asked_s: float
     state: State | None = None
 
@@ -199,7 +202,7 @@ class Tiers:
     def read(self, found: Found) -> State | Pending | None:
         """The entry's state: at once from memory; from disk PENDING until it is there.
 
-        Ask again before ABANDONED_S. None when it is lost: then it is never found again. Not to be changed.
+        None when it is lost, or takes too long: then it is never found again. Not to be changed.
         """
         entry = found.entry
         with self._changed:
@@ -230,6 +233,7 @@ class Tiers:
     def flush(self, limit_s: float) -> None:
         """Move what is in memory to disk, most recently used first, for so many seconds at most."""
         with self._changed:
+            self._sweep()
             for entry in reversed(self._memory):
                 self._write(entry, LATER)
             self._changed.wait_for(lambda: not self._queue_bytes, limit_s)
@@ -249,7 +253,6 @@ class Tiers:
     def stats(self) -> TierStats:
         """As of now."""
         with self._changed:
-            self._sweep()
             entries = [entry for shelf in self._shelves.values() for entry in shelf]
             in_memory = [entry.n_bytes for entry in entries if entry.state is not None]
             on_disk = [entry.n_bytes for entry in entries if entry.name]
@@ -347,14 +350,18 @@ class Tiers:
 
     def _reading(self, entry: Entry) -> _Reading | None:
         """What is under way for the entry, begun if need be; None if there is nothing to read."""
-        self._sweep()
+        now_s = self._clock()
         if entry.is_gone or not self._disk:
             return None
         if entry not in self._readings:
-            self._readings[entry] = _Reading(self._clock())
+            self._readings[entry] = _Reading(now_s, now_s)
             self._disk.start(partial(self._read, entry), SOON)
-        self._readings[entry].asked_s = self._clock()
-        return self._readings[entry]
+        reading = self._readings[entry]
+        reading.asked_s = now_s
+        if reading.state is None and now_s - reading.since_s > READ_LIMIT_S:
+            self._forget(entry)
+            return None
+        return reading
 
     def _has_news(self) -> bool:
         return not self._readings or any(it.state is not None for it in self._readings.values())

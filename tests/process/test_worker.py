@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -267,3 +268,16 @@ async def test_a_stopped_process_is_killed_after_its_grace(pool: Pool, monkeypat
     assert await pool.unload(pool.snapshot().workers[0].id)
     assert is_gone(process.pid)
     assert process.outcome() == "was ended by SIGKILL"
+
+
+async def test_an_idle_worker_leaves_by_itself(tmp_path: Path) -> None:
+    """So it could save its KV: nobody had to end it."""
+    tiers = ipc.KvTiers(folder=str(tmp_path / "kv"), memory_bytes=10**6, disk_bytes=10**8)
+    worker = Worker(replace(spec(), digest="sha256:1"), tmp_path / "log", Limits(load_s=60, hang_s=60), tiers)
+    await worker.load()
+    serving = asyncio.create_task(worker.serve())
+    await drain(worker.generate(SHORT))
+    worker.stop()
+    await asyncio.wait_for(serving, 60)
+    assert worker._outcome() == "exited with status 0"
+    assert is_gone(worker.pid)

@@ -203,6 +203,16 @@ def test_the_budget_is_a_share_or_bytes():
     assert Config(memory_budget=7).memory_budget_bytes(8000) == 7
 
 
+def test_kv_tiers_are_sizes_and_can_be_off():
+    """Memory may be a share of the machine's; a disk is not."""
+    assert Config().kv_memory_bytes(10**12) == 256 * 10**6
+    assert Config(kv_memory="5%").kv_memory_bytes(1000) == 50
+    assert (Config(kv_memory=0).kv_memory_bytes(1000), Config(kv_disk="0").kv_disk_bytes) == (0, 0)
+    assert Config().kv_disk_bytes == 4 * 10**9
+    with pytest.raises(ValueError, match="'5%' is not a size"):
+        Config(kv_disk="5%")
+
+
 @pytest.mark.parametrize(
     ("text", "address"),
     [

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from beastd import kvfile
+from beastd import kvfile, kvfolder
 from beastd.kvfile import BadFile, Meta
 from beastd.kvfolder import KVFolder
 
@@ -95,6 +95,15 @@ def test_a_file_under_anothers_name_is_refused(tmp_path: Path) -> None:
     (tmp_path / name).symlink_to(tmp_path / other)
     with pytest.raises(OSError, match="symbolic link"):
         folder.header(name)
+
+
+def test_a_writer_that_does_not_end_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a while the others do without."""
+    monkeypatch.setattr(kvfolder, "LOCK_LIMIT_S", 0.0)
+    folder = KVFolder(tmp_path)
+    with folder._locked(), pytest.raises(TimeoutError, match="lock"):
+        write(folder, 1)
+    assert write(folder, 1)
 
 
 def test_a_missing_folder_is_empty(tmp_path: Path) -> None:

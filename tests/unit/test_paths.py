@@ -21,7 +21,7 @@ def test_beast_home_holds_every_file():
     """One variable moves everything under one folder."""
     paths = Paths.from_env({"BEAST_HOME": "/b"})
     every = [paths.config_file, paths.run_dir, paths.socket, paths.lock_file]
-    every += [paths.models_dir, paths.logs_dir, paths.state_dir]
+    every += [paths.models_dir, paths.logs_dir, paths.state_dir, paths.cache_dir, paths.kv_dir]
     assert len(set(every)) == len(every)
     assert all(path.is_relative_to("/b") for path in every)
     assert paths.socket.parent == paths.lock_file.parent == paths.run_dir
@@ -42,13 +42,14 @@ def test_beast_socket_moves_the_socket_alone():
 @pytest.mark.skipif(sys.platform == "darwin", reason="macOS has its own places")
 def test_without_beast_home_the_platform_says(monkeypatch, tmp_path):
     """The XDG variables are followed."""
-    for name in ("CONFIG", "DATA", "STATE"):
+    for name in ("CONFIG", "DATA", "STATE", "CACHE"):
         monkeypatch.setenv(f"XDG_{name}_HOME", str(tmp_path / name))
     paths = Paths.from_env({})
     assert paths.config_file == tmp_path / "CONFIG" / "beast" / "config.yaml"
     assert paths.models_dir == tmp_path / "DATA" / "beast" / "models"
     assert paths.state_dir == tmp_path / "STATE" / "beast"
     assert paths.logs_dir == paths.state_dir / "logs"
+    assert paths.kv_dir == tmp_path / "CACHE" / "beast" / "kv"
 
 
 @pytest.mark.parametrize(("folder_mode", "is_used"), [(0o700, True), (0o755, False), (None, False)])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from fakedaemon import FakeDaemon
 
-from beastctl.complete import fitting_names, loaded_names, worker_labels
+from beastctl.complete import cached_names, fitting_names, loaded_names, worker_labels
 
 
 def test_workers_are_found_by_the_logs_they_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -26,6 +26,13 @@ def test_what_may_fit_is_here_or_in_the_catalog(fake: FakeDaemon) -> None:
     fake.says("GET /api/tags", {"models": [{"name": "qwen3:0.6b", "variants": [{"name": "q8_0"}]}]})
     fake.says("GET /api/search", {"models": [{"name": name, "variants": []} for name in ("qwen3:0.6b", "qwen3:4b")]})
     assert fitting_names("q") == ["qwen3:0.6b", "qwen3:0.6b@q8_0", "qwen3:4b"]
+
+
+def test_only_what_is_kept_can_be_cleared(fake: FakeDaemon) -> None:
+    """A model of which something is kept, or its variant; damaged files have no name."""
+    kept = [{"name": "cub:latest", "variant": "q8_0"}, {"name": "", "variant": ""}]
+    fake.says("GET /api/cache", {"models": kept})
+    assert cached_names("") == ["cub", "cub@q8_0"]
 
 
 def test_only_what_is_loaded_can_be_stopped(fake: FakeDaemon) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, cast
 
@@ -21,6 +22,7 @@ from beastd.engine.outbox import Outbox
 from beastd.engine.sampler import Sampled, Sampler
 from beastd.engine.scheduler import Chunk, StepBudget
 from beastd.engine.sequence import Sequence
+from beastd.engine.tiers import Tiers
 from beastd.errors import BadRequest
 from tests.unit.engine.fakes import FakeCells, scheduler_of
 
@@ -108,7 +110,10 @@ class Forge:
         self.told: list[ipc.FromWorker] = []
         self.positions: dict[int, list[int]] = {}
         outbox = Outbox(self._hear)
-        self.engine = Engine(cast(Llama, self.table), cast(Intake, self.door), self.scheduler, self.inbox, outbox)
+        self.tiers = Tiers(ipc.KvTiers(folder="", memory_bytes=10**6, disk_bytes=0), "ab" * 20)
+        self.engine = Engine(
+            cast(Llama, self.table), cast(Intake, self.door), self.scheduler, self.inbox, outbox, tiers=self.tiers
+        )
 
     def _hear(self, step: ipc.FromWorker) -> None:
         if not isinstance(step, ipc.Step):
@@ -292,3 +297,47 @@ def test_an_idle_adapter_is_freed_when_it_is_detached(forge: Forge) -> None:
     forge.submit(2)
     forge.finish(2)
     assert len(forge.table.attached) == 0
+
+
+# --- KV beyond the cache ---
+
+LONG = list(range(100))
+
+
+def kept_with(forge: Forge, adapters: AdapterSet) -> bool:
+    return forge.tiers.find(adapters, LONG, 0, is_exact=False) is not None
+
+
+def test_told_to_leave_the_loop_saves_kv_and_ends(forge: Forge, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the time the daemon gives it."""
+    limits: list[float] = []
+    monkeypatch.setattr(forge.tiers, "flush", limits.append)
+    forge.inbox.put(ipc.Leave())
+    forge.engine.run()
+    assert limits == [engine_module.LEAVE_SAVE_S]
+
+
+def test_kv_of_a_detached_adapter_is_forgotten(forge: Forge, tmp_path: Path) -> None:
+    """Its file may change; KV of others stays."""
+    path = tmp_path / "adapter.gguf"
+    path.touch()
+    adapters = adapter_set([(str(path), 1.0)])
+    for it in (adapters, ()):
+        forge.tiers.put(it, LONG, 0, np.zeros(9, np.uint8), is_exact=False)
+    forge.inbox.put(ipc.Detach(str(path)))
+    forge.engine.step()
+    assert not kept_with(forge, adapters)
+    assert kept_with(forge, ())
+
+
+def test_a_cleared_cache_is_empty_and_answers_go_on(forge: Forge) -> None:
+    """The statistics tell what is kept."""
+    forge.tiers.put((), LONG, 0, np.zeros(9, np.uint8), is_exact=False)
+    forge.submit(1)
+    forge.inbox.put(ipc.Ping())
+    forge.inbox.put(ipc.ClearCache())
+    forge.inbox.put(ipc.Ping())
+    forge.finish(1)
+    before, after = (it.stats for it in forge.told if isinstance(it, ipc.Pong))
+    assert (before.n_tier_memory, before.tier_memory_bytes, after.n_tier_memory) == (1, 9, 0)
+    assert forge.endings == {1: "length"}

@@ -326,7 +326,7 @@ def test_clients_share_slots_by_what_was_computed_for_them() -> None:
     while not first.answer:
         chunks = rooms.next_batch(0)
         rooms.on_computed(chunks)
-        compute(chunks)
+        compute(chunks, rooms)
     rooms.remove(first)
     assert [one.id for one in rooms.queue(0)] == [3, 2]
 

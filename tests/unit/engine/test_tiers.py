@@ -78,10 +78,14 @@ def short_prefixes() -> Iterator[None]:
         yield
 
 
-Tokens = st.lists(st.integers(0, 1), min_size=2, max_size=9)
+Tokens = st.tuples(st.integers(1, 8), st.lists(st.integers(0, 1), min_size=1, max_size=2)).map(
+    lambda drawn: [0] * drawn[0] + drawn[1]
+)
+"""Mostly alike, so that one often covers another."""
 Puts = st.lists(st.tuples(Tokens, st.integers(0, 8)), max_size=12)
 
 
+@settings(max_examples=300)
 @given(Puts, Tokens, st.integers(0, 8), st.booleans())
 def test_with_room_for_all_the_best_ever_put_is_found(
     puts: list[tuple[list[int], int]], prompt: list[int], n_have: int, is_exact: bool
@@ -365,6 +369,17 @@ def test_a_foreign_file_is_dropped_at_the_start(
     assert ours.name in capfd.readouterr().err
 
 
+def test_another_models_file_is_dropped_though_its_name_begins_as_ours(make: Callable[..., Tiers]) -> None:
+    """A name has only a part of the identity."""
+    near = MODEL[:-1] + "c"
+    tiers = make(near)
+    put(tiers, LONG)
+    tiers.flush(60)
+    tiers = make()
+    assert (tiers.stats.n_tier_disk, tiers.stats.n_tier_dropped) == (0, 1)
+    assert check(tiers, LONG, 0) == 0
+
+
 def test_a_file_that_another_worker_removed_is_no_damage(
     make: Callable[..., Tiers], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -401,19 +416,42 @@ def test_a_full_disk_ends_the_tier_with_one_line(
     assert capfd.readouterr().err.count("\n") == 1
 
 
-def test_a_state_nobody_takes_is_let_go(make: Callable[..., Tiers]) -> None:
-    """Its request was cancelled: after a while it is read anew for who asks."""
+def test_a_state_nobody_takes_makes_room_for_others(make: Callable[..., Tiers]) -> None:
+    """Its request was cancelled; one that is only slow to ask gets it, as long as nobody else needs the room."""
+    now_s = 0.0
+    tiers = make(clock=lambda: now_s)
+    for n in range(2):
+        put(tiers, other(n))
+    tiers.flush(60)
+    left, slow = (tiers.find((), [*other(n), 5], 0, is_exact=False) for n in range(2))
+    assert left
+    assert slow
+    with patch.object(tiers_module, "READ_BYTES", N_STATE):
+        for found in (left, slow):
+            assert tiers.read(found) is PENDING
+            tiers.wait(60)
+        assert tiers.read(slow) is PENDING
+        now_s = 10.0
+        assert taken(tiers, slow) is not None
+        assert tiers._readings == {}
+
+
+def test_a_disk_that_takes_too_long_is_given_up(make: Callable[..., Tiers]) -> None:
+    """Nobody waits for ever; what it was to read is not found again."""
     now_s = 0.0
     tiers = make(clock=lambda: now_s)
     put(tiers, LONG)
     tiers.flush(60)
+    assert tiers._disk
     found = tiers.find((), LONG, 0, is_exact=False)
     assert found
-    assert tiers.read(found) is PENDING
-    tiers.wait(60)
-    now_s = 100.0
-    assert tiers.read(found) is PENDING
-    assert taken(tiers, found) is not None
+    with patch.object(tiers._disk, "start"):
+        assert tiers.read(found) is PENDING
+        now_s = 10.0
+        assert tiers.read(found) is PENDING
+        now_s = 20.0
+        assert tiers.read(found) is None
+    assert tiers.find((), LONG, 0, is_exact=False) is None
 
 
 def test_many_states_are_read_one_after_another(make: Callable[..., Tiers]) -> None:

@@ -78,6 +78,24 @@ async def test_the_workers_load_error_is_raised_as_its_class(ends: Ends) -> None
         await link.load(LOAD, 60, lambda _: None)
 
 
+async def test_a_link_is_idle_while_nothing_is_asked_for(ends: Ends) -> None:
+    """Neither an answer nor a change."""
+    link, engine = ends
+    assert link.is_idle
+    inbox = link.open()
+    assert not link.is_idle
+    link.close(inbox, was_sent=False)
+    assert link.is_idle
+    reading = asyncio.create_task(link.read_answers())
+    change = asyncio.create_task(link.reshape(LOAD, is_asleep=False))
+    await engine.hear()
+    assert not link.is_idle
+    engine.say(ipc.Reshaped(ready=READY, stall_s=0.0))
+    await change
+    assert link.is_idle
+    reading.cancel()
+
+
 @pytest.mark.parametrize(
     "line",
     [

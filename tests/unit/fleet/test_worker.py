@@ -6,6 +6,7 @@ import asyncio
 import math
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -13,6 +14,7 @@ import pytest
 
 from beastd import ipc
 from beastd.errors import LoadFailed, WorkerDied
+from beastd.fleet import worker as worker_module
 from beastd.fleet.link import Link
 from beastd.fleet.spec import WorkerSpec
 from beastd.fleet.worker import Limits, Worker
@@ -117,6 +119,13 @@ class FakeLink:
     async def reshape(self, load: ipc.Load, *, is_asleep: bool) -> ipc.Reshaped:
         self.asked.append((load, is_asleep))
         return self.reshaped
+
+    is_idle = True
+    n_left = 0
+
+    def leave(self) -> None:
+        self.n_left += 1
+        self.news.set()
 
     def abort(self) -> None:
         self.ended.set()
@@ -227,6 +236,93 @@ async def test_pings_are_several_within_the_limit() -> None:
     """One lost in a busy moment is no death; a long limit does not make them rare."""
     assert Limits(load_s=1, hang_s=4.0).ping_every_s == 1.0
     assert Limits(load_s=1, hang_s=600.0).ping_every_s == 2.0
+
+
+# --- leaving ---
+
+DISK = ipc.KvTiers(folder="/kv", memory_bytes=0, disk_bytes=1)
+
+
+class FakeProcess:
+    """A process that notes what it is told."""
+
+    pid, is_killed = 1234, False
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def terminate(self) -> None:
+        self.told.append("terminate")
+
+    def kill(self) -> None:
+        self.told.append("kill")
+
+    async def end(self, grace_s: float) -> None:
+        self.told.append("end")
+
+    def outcome(self) -> str:
+        return "ended"
+
+
+async def _serving(
+    spec: Callable[..., WorkerSpec], tmp_path: Path, *, tiers: ipc.KvTiers | None = DISK, is_idle: bool = True
+) -> tuple[Worker, FakeLink, FakeProcess, asyncio.Task[None]]:
+    worker = Worker(spec(), tmp_path / "worker.log", LIMITS, tiers)
+    link, process = FakeLink(n_answers=math.inf), FakeProcess()
+    link.is_idle = is_idle
+    worker._link, worker._process = link, process  # type: ignore[assignment]
+    serving = asyncio.create_task(worker.serve())
+    await link.pinged(1)
+    return worker, link, process, serving
+
+
+async def test_an_idle_worker_may_save_its_kv_before_it_ends(spec: Callable[..., WorkerSpec], tmp_path: Path) -> None:
+    """It ends by itself: nobody signals it."""
+    worker, link, process, serving = await _serving(spec, tmp_path)
+    worker.stop()
+    assert (link.n_left, process.told, link.ended.is_set()) == (1, [], False)
+    link.ended.set()  # its end of the socket is closed
+    await asyncio.wait_for(serving, 60)
+    assert process.told == ["end"]
+    assert worker.is_stopping
+
+
+@pytest.mark.parametrize("is_asked_twice", [True, False])
+async def test_a_worker_that_does_not_leave_is_ended(
+    spec: Callable[..., WorkerSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_asked_twice: bool
+) -> None:
+    """When its time is up, or when it is told to stop once more."""
+    monkeypatch.setattr(worker_module, "_LEAVE_S", 3600.0 if is_asked_twice else 0.0)
+    worker, link, process, serving = await _serving(spec, tmp_path)
+    worker.stop()
+    if is_asked_twice:
+        worker.stop()
+    await asyncio.wait_for(serving, 60)
+    assert (link.n_left, process.told) == (1, ["terminate", "end"])
+
+
+@pytest.mark.parametrize(
+    ("tiers", "is_idle"),
+    [(None, True), (ipc.KvTiers(folder="", memory_bytes=1, disk_bytes=0), True), (DISK, False)],
+)
+async def test_a_worker_that_answers_or_has_nowhere_to_save_ends_at_once(
+    spec: Callable[..., WorkerSpec], tmp_path: Path, tiers: ipc.KvTiers | None, is_idle: bool
+) -> None:
+    """As it always did."""
+    worker, link, process, serving = await _serving(spec, tmp_path, tiers=tiers, is_idle=is_idle)
+    worker.stop()
+    await asyncio.wait_for(serving, 60)
+    assert (link.n_left, process.told) == (0, ["terminate", "end"])
+
+
+async def test_a_worker_is_told_where_its_kv_goes(spec: Callable[..., WorkerSpec], tmp_path: Path) -> None:
+    """With the digest of what it loads; neither makes it another worker."""
+    link = FakeLink(n_answers=0)
+    worker = Worker(spec(), tmp_path / "worker.log", LIMITS, DISK)
+    worker._link = link  # type: ignore[assignment]
+    await worker.reshape(replace(spec(), digest="sha256:1"), is_asleep=False)
+    ((load, _),) = link.asked
+    assert (load.tiers, load.digest) == (DISK, "sha256:1")
 
 
 # --- changes ---
