@@ -111,6 +111,7 @@ def _yield_to_others() -> None:
 def _made(order: ipc.Load, link: Link) -> tuple[Engine, Llama]:
     # Imported only now: the reader thread must be up before anything slow, and it needs neither numpy nor llama.cpp.
     from beastd.engine.costs import StepCosts
+    from beastd.engine.draftmodel import DraftModel
     from beastd.engine.engine import Engine
     from beastd.engine.intake import Intake
     from beastd.engine.kvcache import RUN_BONUS, KVCache
@@ -125,8 +126,10 @@ def _made(order: ipc.Load, link: Link) -> tuple[Engine, Llama]:
     rate = llama.warm_up()
     cache = KVCache(llama.n_parallel, run_bonus=RUN_BONUS if order.settings.kv_layout == "partitioned" else 0)
     scheduler = Scheduler(cache, StepBudget(order.settings.step_ms / 1e3, llama.n_batch, rate))
-    speculation = Speculation(StepCosts())
-    return Engine(llama, intake, scheduler, link.inbox, Outbox(link.send), speculation=speculation), llama
+    draft = DraftModel(order, llama) if order.draft and llama.n_draftable else None
+    speculation = Speculation(StepCosts(), draft)
+    outbox = Outbox(link.send)
+    return Engine(llama, intake, scheduler, link.inbox, outbox, speculation=speculation, draft=draft), llama
 
 
 def _progress(link: Link) -> Callable[[float], None]:

@@ -10,6 +10,7 @@ from queue import SimpleQueue
 
 from beastd import ipc
 from beastd.contract import Logprob, TokenLogprob
+from beastd.engine.draftmodel import DraftModel
 from beastd.engine.intake import Intake
 from beastd.engine.llama import DecodeError, FloatArray, Llama
 from beastd.engine.memory import held
@@ -39,14 +40,15 @@ class Engine:
         outbox: Outbox,
         *,
         speculation: Speculation | None = None,
+        draft: DraftModel | None = None,
     ) -> None:
-        """``speculation`` None: nothing is ever drafted."""
+        """``speculation`` None: nothing is ever drafted; ``draft`` changes its shape with the model."""
         self._llama = llama
         self._intake = intake
         self._scheduler = scheduler
         self._inbox = inbox
         self._outbox = outbox
-        self._shape = Shape(llama, intake, scheduler)
+        self._shape = Shape(llama, intake, scheduler, draft)
         self._speculation = speculation
         self._tally = Tally()
         self._arrived: dict[int, ipc.Submit] = {}
