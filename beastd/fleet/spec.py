@@ -34,6 +34,8 @@ class WorkerSpec:
     """What the process takes besides."""
     is_exact: bool = False
     """These were simulated by llama.cpp, not estimated."""
+    draft: str | None = None
+    """File of the small model that proposes tokens; what it takes is counted with the rest."""
     has_auto_parallel: bool = False
     """Fewer sequences at once are better than none, where memory is short."""
 

@@ -277,5 +277,6 @@ def _load_frame(spec: WorkerSpec) -> ipc.Load:
         label=spec.label,
         variant=spec.variant,
         template=spec.template,
+        draft=spec.draft,
         settings=spec.settings,
     )
