@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from beastd import ipc
 from beastd.config import Config
@@ -17,6 +17,11 @@ from beastd.fleet.footprint import Footprint
 from beastd.fleet.spec import Want, WorkerSpec
 from beastd.registry.models import Model, Resolved, Variant
 from beastd.registry.registry import Registry
+
+MOST_DRAFT = 0.2
+"""Of the model's bytes: a step of a draft model takes such a part of one of the model's, and there are several."""
+DRAFT_BYTES = 16 * 2**20
+"""What a second model takes besides its buffers: its vocabulary, graphs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +48,28 @@ class Wants:
         rungs = [resolved.variant]
         if resolved.name.variant is None and self.is_adaptive(model):
             rungs += await asyncio.to_thread(self._smaller, model, resolved.variant, top)
-        keys = [_key(model, it, settings) for it in rungs]
-        return self.loaded(keys, settings.n_ctx) or await self._measured(model, rungs, settings)
+        draft = self._draft(model)
+        keys = [_key(model, it, settings, draft) for it in rungs]
+        return self.loaded(keys, settings.n_ctx) or await self._measured(model, rungs, draft, settings)
 
-    async def _measured(self, model: Model, rungs: list[Variant], settings: ipc.LoadSettings) -> Want:
+    async def _measured(
+        self, model: Model, rungs: list[Variant], draft: Variant | None, settings: ipc.LoadSettings
+    ) -> Want:
         """The want with what each variant takes, simulated if it is not known: a good part of a second."""
         cases = [
             Case(it.digest, tuple(map(str, it.files)), f"{model.name} ({it.name})", await self._shape(it), settings)
-            for it in rungs
+            for it in (*rungs, *filter(None, (draft,)))
         ]
         needs = await self.ledger.needs(cases)
-        return Want(tuple(self._spec(model, it, settings, need) for it, need in zip(rungs, needs, strict=True)))
+        specs = [self._spec(model, it, draft, settings, need) for it, need in zip(rungs, needs, strict=False)]
+        return Want(tuple(_with_draft(spec, draft, needs[-1]) if draft else spec for spec in specs))
+
+    def _draft(self, model: Model) -> Variant | None:
+        """The draft model that is loaded beside: where it is asked for, or so small that it may pay by itself."""
+        mode, draft = model.fields.parameters.speculative or self.config.speculative, model.draft
+        if draft is None or draft.problem or mode in {"off", "ngram"}:
+            return None
+        return draft if mode == "draft" or draft.size_bytes <= MOST_DRAFT * model.default.size_bytes else None
 
     def is_adaptive(self, model: Model) -> bool:
         """Whether it may run in a smaller variant when memory is short."""
@@ -81,9 +97,11 @@ class Wants:
         n_parallel = parallel_of(self.config, shape, n_ctx, kv_type, self.budget_bytes)
         return load_settings(self.config, n_ctx, n_parallel, kv_type)
 
-    def _spec(self, model: Model, variant: Variant, settings: ipc.LoadSettings, need: MemoryNeed) -> WorkerSpec:
+    def _spec(
+        self, model: Model, variant: Variant, draft: Variant | None, settings: ipc.LoadSettings, need: MemoryNeed
+    ) -> WorkerSpec:
         return WorkerSpec(
-            key=_key(model, variant, settings),
+            key=_key(model, variant, settings, draft),
             name=str(model.name),
             variant=variant.name,
             paths=tuple(map(str, variant.files)),
@@ -98,7 +116,19 @@ class Wants:
         )
 
 
-def _key(model: Model, variant: Variant, settings: ipc.LoadSettings) -> str:
+def _with_draft(spec: WorkerSpec, draft: Variant, need: MemoryNeed) -> WorkerSpec:
+    """The same with a draft model in its process."""
+    return replace(
+        spec,
+        draft=str(draft.files[0]),
+        weights=spec.weights + Footprint({it.device: it.weights_bytes for it in need.devices}),
+        working=spec.working + Footprint({it.device: it.kv_bytes + it.compute_bytes for it in need.devices}),
+        process=spec.process + Footprint({RAM: DRAFT_BYTES}),
+    )
+
+
+def _key(model: Model, variant: Variant, settings: ipc.LoadSettings, draft: Variant | None) -> str:
     """Identity of a variant's worker: its name and content, and what else makes it another worker."""
-    loaded_as = zlib.crc32(f"{model.fields.template or ''}\0{settings.kv_type}".encode())
+    beside = f"\0{draft.digest}" if draft else ""
+    loaded_as = zlib.crc32(f"{model.fields.template or ''}\0{settings.kv_type}{beside}".encode())
     return f"{model.name}@{variant.name}#{variant.digest}#{loaded_as:08x}"

@@ -113,6 +113,7 @@ def _made(order: ipc.Load, link: Link) -> tuple[Engine, Llama]:
     # Imported only now: the reader thread must be up before anything slow, and it needs neither numpy nor llama.cpp.
     from beastd.engine.assembly import new_scheduler
     from beastd.engine.costs import StepCosts
+    from beastd.engine.draftmodel import DraftModel
     from beastd.engine.engine import Engine
     from beastd.engine.intake import Intake
     from beastd.engine.llama import Llama
@@ -128,9 +129,13 @@ def _made(order: ipc.Load, link: Link) -> tuple[Engine, Llama]:
     rate = llama.warm_up()
     budget = StepBudget(order.settings.step_ms / 1e3, llama.n_batch, rate)
     scheduler = new_scheduler(llama, budget, tiers, order.settings.policy)
-    speculation = Speculation(StepCosts())
+    draft = DraftModel(order, llama) if order.draft and llama.n_draftable else None
+    speculation = Speculation(StepCosts(), draft)
     outbox = Outbox(link.send)
-    return Engine(llama, intake, scheduler, link.inbox, outbox, tiers=tiers, speculation=speculation), llama
+    return (
+        Engine(llama, intake, scheduler, link.inbox, outbox, tiers=tiers, speculation=speculation, draft=draft),
+        llama,
+    )
 
 
 def _progress(link: Link) -> Callable[[float], None]:

@@ -11,6 +11,7 @@ from queue import Empty, SimpleQueue
 
 from beastd import ipc
 from beastd.contract import Logprob, TokenLogprob
+from beastd.engine.draftmodel import DraftModel
 from beastd.engine.intake import Intake
 from beastd.engine.llama import DecodeError, FloatArray, Llama
 from beastd.engine.memory import held
@@ -49,15 +50,16 @@ class Engine:
         *,
         tiers: Tiers | None = None,
         speculation: Speculation | None = None,
+        draft: DraftModel | None = None,
     ) -> None:
-        """``speculation`` None: nothing is ever drafted."""
+        """``speculation`` None: nothing is ever drafted; ``draft`` changes its shape with the model."""
         self._llama = llama
         self._intake = intake
         self._scheduler = scheduler
         self._inbox = inbox
         self._outbox = outbox
         self._tiers = tiers or Tiers(None, "")
-        self._shape = Shape(llama, intake, scheduler)
+        self._shape = Shape(llama, intake, scheduler, draft)
         self._speculation = speculation
         self._tally = Tally()
         self._arrived: dict[int, ipc.Submit] = {}

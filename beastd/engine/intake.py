@@ -54,6 +54,11 @@ class Intake:
         built = self._fitted(submit, n_ctx)
         sampling = submit.sampling
         grammar = self._grammar(submit)
+        if sampling.speculative == "draft" and not self._llama.load.draft:
+            raise Unsupported(
+                f"{self._llama.load.label} runs without a draft model: set speculative to draft in its modelfile's "
+                f"parameters or in the configuration to load it, or leave the option out"
+            )
         return Sequence(
             id=submit.id,
             prompt=built.tokens,

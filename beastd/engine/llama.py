@@ -22,7 +22,6 @@ from beastd.engine.adapters import AdapterSet, Attached, renamed
 from beastd.engine.kvstate import State, with_streams
 from beastd.engine.memory import give_back
 from beastd.engine.pages import unload_pages
-from beastd.engine.scheduler import Chunk
 from beastd.engine.speculative import MOST_DRAFTED
 from beastd.engine.threads import default_threads
 from beastd.errors import BadModel, BeastError, LoadFailed, OutOfMemory
@@ -85,7 +84,7 @@ class _LogTap:
 
 
 class Piece(Protocol):
-    """Tokens of one slot in one step."""
+    """Tokens of one sequence in one step: a ``Chunk``, or what a draft is made with."""
 
     @property
     def slot(self) -> int:
@@ -178,7 +177,6 @@ class Llama:
         """
         self._is_simulated = is_simulated
         self._log = _LogTap()
-        lib.llama_log_set(self._log.callback, ctypes.c_void_p(0))
         lib.llama_backend_init()
         self._on_progress = on_progress
         self._n_outputs = n_outputs
@@ -207,7 +205,7 @@ class Llama:
         """
         self.load = load
         """What it is, or after an error was to be."""
-        self._log.errors.clear()
+        self._listen()
         self._log.is_quiet = False
         self.n_threads = load.settings.n_threads or default_threads()
         self.n_ctx = load.settings.n_ctx
@@ -220,6 +218,11 @@ class Llama:
                 self._open_context(load)
         except MemoryError as error:
             raise OutOfMemory(f"no memory for {load.label}; {_SPARE_MEMORY}") from error
+
+    def _listen(self) -> None:
+        """What llama.cpp logs from now on is about this one: a draft model beside it has a log of its own."""
+        lib.llama_log_set(self._log.callback, ctypes.c_void_p(0))
+        self._log.errors.clear()
 
     def close(self, *, keeps_model: bool) -> None:
         """Give back the memory of the context, and of the model with its adapters."""
@@ -247,15 +250,14 @@ class Llama:
 
     def _identify(self) -> tuple[object, ...]:
         """What all variants of a model share: its architecture's size, and its vocabulary."""
+        return int(lib.llama_model_n_layer(self._model)), int(lib.llama_model_n_embd(self._model)), self.vocabulary
+
+    @property
+    def vocabulary(self) -> tuple[object, ...]:
+        """The same for models whose tokens mean the same: their number, the special ones, some texts."""
         ends = lib.llama_vocab_bos(self.vocab), lib.llama_vocab_eos(self.vocab), lib.llama_vocab_eot(self.vocab)
         landmarks = range(0, self.n_vocab, max(1, self.n_vocab // _N_LANDMARKS))
-        return (
-            int(lib.llama_model_n_layer(self._model)),
-            int(lib.llama_model_n_embd(self._model)),
-            self.n_vocab,
-            ends,
-            tuple(self.text(token) for token in landmarks),
-        )
+        return self.n_vocab, ends, tuple(self.text(token) for token in landmarks)
 
     def _open_context(self, load: Load) -> None:
         self.is_unified = load.settings.kv_layout == "unified" and self.is_plain
@@ -437,7 +439,7 @@ class Llama:
 
     # --- computing ---
 
-    def decode(self, chunks: Sequence[Chunk]) -> FloatArray:
+    def decode(self, chunks: Sequence[Piece]) -> FloatArray:
         """Compute one step. Returns the logits asked for, shape (n_outputs, n_vocab), in the chunks' order.
 
         The array is llama.cpp's own buffer: valid, and free to be changed, until the next call.
@@ -453,7 +455,7 @@ class Llama:
         return self._decode(self._batch.fill_all(pieces, start, first))
 
     def _decode(self, n_outputs: int) -> FloatArray:
-        self._log.errors.clear()
+        self._listen()
         code = lib.llama_decode(self._ctx, self._batch.native)
         self._log.is_quiet = False
         if code != 0:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 
 from beastd import ipc
 from beastd.engine.assembly import new_cache
+from beastd.engine.draftmodel import DraftModel
 from beastd.engine.intake import Intake
 from beastd.engine.kvstate import State
 from beastd.engine.llama import Llama
@@ -33,10 +35,11 @@ class _Saved:
 class Shape:
     """What the worker is now. Old and new weights are never in memory together."""
 
-    def __init__(self, llama: Llama, intake: Intake, scheduler: Scheduler) -> None:
+    def __init__(self, llama: Llama, intake: Intake, scheduler: Scheduler, draft: DraftModel | None = None) -> None:
         self._llama = llama
         self._intake = intake
         self._scheduler = scheduler
+        self._draft = draft
         self.is_asleep = False
 
     @property
@@ -49,7 +52,7 @@ class Shape:
             n_threads=self._llama.n_threads,
             resident_bytes=memory.resident_bytes,
             anon_bytes=memory.anon_bytes,
-            gpu_bytes=self._llama.gpu_bytes,
+            gpu_bytes=dict(Counter(self._llama.gpu_bytes) + Counter(self._draft.gpu_bytes if self._draft else {})),
             can_insert=self._llama.fill_in_middle is not None,
             can_think=self._intake.template.knows_thinking,
         )
@@ -78,8 +81,12 @@ class Shape:
         return ipc.Reshaped(ready=self.ready, stall_s=time.monotonic() - start_s, failure=failure)
 
     def _open(self, load: ipc.Load, *, is_asleep: bool) -> None:
+        if self._draft:
+            self._draft.close()
         self._llama.close(keeps_model=_has_same_weights(self._llama.load, load))
         self._llama.open(load, is_asleep=is_asleep)
+        if self._draft and not is_asleep:
+            self._draft.open(load)
         self._intake.renew(load.template)
         self.is_asleep = is_asleep
         if not is_asleep and self._scheduler.is_idle:  # else the next step does it, and nobody has to wait

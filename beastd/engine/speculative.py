@@ -6,14 +6,15 @@ are those there would be without drafts, token by token, only sooner.
 
 from __future__ import annotations
 
+import traceback
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
 from typing import Protocol
 
 from beastd.engine.costs import StepCosts
-from beastd.engine.lookup import LONGEST, SHORTEST, Lookup
+from beastd.engine.lookup import LONGEST, Lookup
 from beastd.engine.scheduler import Chunk
 from beastd.engine.sequence import Sequence as Stream
 
@@ -24,6 +25,8 @@ MARGIN = 1.05
 """Drafts must promise so many times the tokens a second: costs and chances are only estimated."""
 PROBE_EVERY = 64
 """Steps without drafts after which one tries what it would else not: chances and costs change."""
+LONGEST_PAUSE = 1024
+LONGEST_MODEL_DRAFT = 8
 MODEL = 0
 """Strength of what a draft model proposes."""
 _FIRST_CHANCES = {MODEL: 0.5, 2: 0.3, 3: 0.4, 4: 0.6, 8: 0.8, LONGEST: 0.9}
@@ -41,14 +44,29 @@ class Draft:
     """Drafts of equal strength are right about as often: MODEL, or tokens that match (2, 3, 4 to 7, 8 to 15, more)."""
 
 
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """A sequence that a drafter is to go on with: its slot, and all its text so far."""
+
+    slot: int
+    text: list[int]
+
+
 class Drafter(Protocol):
     """Proposes tokens at a cost; it is asked only where that seems to pay."""
 
     def cost_s(self, n_sequences: int, n_tokens: int) -> float:
-        """Seconds it takes to propose so many tokens for each of so many sequences."""
+        """Seconds it takes to propose so many tokens for each of so many sequences that it has caught up with."""
 
-    def draft(self, wanted: Sequence[tuple[Chunk, list[int]]], n_tokens: int) -> list[list[int]]:
-        """At most so many tokens for each (chunk, whole text so far)."""
+    def catch_up_s(self, wishes: Sequence[Wish]) -> float:
+        """Seconds it takes besides, for what of these texts it has not seen, shared out among the drafts to come."""
+
+    def draft(self, wishes: Sequence[Wish], n_tokens: int) -> dict[int, list[int]]:
+        """Slot → so many tokens, for those it can; for others it catches up. Raises anything."""
+
+
+CostOf = Callable[[list[int]], float]
+"""Tokens of each chunk of a step → seconds."""
 
 
 class Chances:
@@ -82,9 +100,7 @@ class Offer:
     chance: float
 
 
-def allot(
-    lengths: Sequence[int], offers: Iterable[Offer], cost_s: Callable[[list[int]], float], n_most: int
-) -> tuple[list[int], float]:
+def allot(lengths: Sequence[int], offers: Iterable[Offer], cost_s: CostOf, n_most: int) -> tuple[list[int], float]:
     """How many tokens of each chunk's draft to compute so that tokens a second are most, and how many times more.
 
     ``lengths`` are the chunks' tokens without drafts. At least one token is taken where any is offered, even if that
@@ -110,6 +126,29 @@ def allot(
     return best, most / plain
 
 
+def depth(
+    lengths: Sequence[int],
+    chances: Mapping[int, float],
+    cost_s: CostOf,
+    draft_cost_s: Callable[[int], float],
+    n_most: int,
+) -> tuple[int, float]:
+    """How many tokens to have proposed for each of these chunks, and how many times more tokens a second that promises.
+
+    ``chances``: chunk → that a token is right. Of at most ``n_most``, and at least one.
+    """
+    n_plain = sum(lengths)
+    plain = n_plain / max(1e-9, cost_s(list(lengths)))
+    rates: list[float] = []
+    n_expected = float(n_plain)
+    for n in range(1, n_most + 1):
+        n_expected += sum(chance**n for chance in chances.values())
+        longer = [length + n * (i in chances) for i, length in enumerate(lengths)]
+        rates.append(n_expected / max(1e-9, cost_s(longer) + draft_cost_s(n)))
+    best = max(range(n_most), key=rates.__getitem__)
+    return best + 1, rates[best] / plain
+
+
 def passes(lengths: Collection[int], *, is_split: bool) -> list[int]:
     """Tokens of each pass over the weights that a step with chunks of these lengths takes.
 
@@ -123,6 +162,24 @@ def passes(lengths: Collection[int], *, is_split: bool) -> list[int]:
         found.append((length - before) * n_left)
         n_left, before = n_left - n, length
     return found
+
+
+class Patience:
+    """Says yes to what pays, and now and then to what would not; the longer between, the longer it has not paid."""
+
+    def __init__(self) -> None:
+        self._n_idle, self._most_idle = 0, PROBE_EVERY
+
+    def is_over(self, gain: float) -> bool:
+        """Whether to draft, where that promises so many times the tokens a second."""
+        self._n_idle += 1
+        if gain >= MARGIN:
+            self._n_idle, self._most_idle = 0, PROBE_EVERY
+            return True
+        if self._n_idle < self._most_idle:
+            return False
+        self._n_idle, self._most_idle = 0, min(2 * self._most_idle, LONGEST_PAUSE)
+        return True
 
 
 @dataclass(slots=True)
@@ -141,6 +198,20 @@ class _Track:
         assert self.draft is not None
         return Offer(chunk, len(self.draft.tokens), self.chances.of(self.draft.strength))
 
+    def look_up(self, sequence: Stream) -> None:
+        """Find a draft in the text."""
+        n_most = min(LONGEST_DRAFT, sequence.n_draftable)
+        if n_most > 0 and sequence.speculative != "draft":
+            tokens, n_same = self.text.guess(n_most)
+            if tokens:
+                self.draft = Draft(tokens, max(it for it in _FIRST_CHANCES if it <= n_same))
+
+    def wants_model(self, sequence: Stream) -> bool:
+        """Whether a draft model's draft would be better than what was found in the text."""
+        if sequence.speculative == "ngram" or sequence.n_draftable <= 0:
+            return False
+        return not self.draft or self.chances.of(self.draft.strength) < self.chances.of(MODEL)
+
     def score(self) -> None:
         """Compare the last draft with what came. One that was not computed has told its first token's worth."""
         if self.draft and (came := self.text.since(self.n_before)):
@@ -153,11 +224,13 @@ class _Track:
 class Speculation:
     """Prolongs the chunks of decoding sequences by drafts, as far as that pays."""
 
-    def __init__(self, costs: StepCosts) -> None:
+    def __init__(self, costs: StepCosts, drafter: Drafter | None = None) -> None:
         self._costs = costs
+        self._drafter = drafter
+        self._asks = Patience()
         self._chances = Chances()
         self._tracks: dict[int, _Track] = {}
-        self._n_idle = 0
+        self._patience = Patience()
 
     def forget(self, id_: int) -> None:
         """The sequence has ended."""
@@ -172,17 +245,19 @@ class Speculation:
         """The same step with drafts; ``n_room``: tokens it may hold besides."""
         tracks = {i: self._follow(chunk.sequence) for i, chunk in enumerate(chunks) if chunk.can_draft}
         for i, track in tracks.items():
-            track.draft = _looked_up(track.text, min(LONGEST_DRAFT, chunks[i].sequence.n_draftable))
-        offers = [it.offer(i) for i, it in tracks.items() if it.draft]
-        if not offers or n_room <= 0:
-            return chunks
+            track.look_up(chunks[i].sequence)
 
         def cost_s(lengths: list[int]) -> float:
             return sum(map(self._costs.predict_s, passes(lengths, is_split=is_split)))
 
+        if self._drafter and n_room > 0:
+            self._ask(self._drafter, chunks, tracks, cost_s)
+        offers = [it.offer(i) for i, it in tracks.items() if it.draft]
+        if not offers or n_room <= 0:
+            return chunks
         lengths = [len(chunk.tokens) for chunk in chunks]
         taken, gain = allot(lengths, offers, cost_s, min(n_room, MOST_DRAFTED))
-        if not self._is_worth(gain):
+        if not self._patience.is_over(gain):
             return chunks
         return [_prolonged(chunk, tracks.get(i), n) for i, (chunk, n) in enumerate(zip(chunks, taken, strict=True))]
 
@@ -195,19 +270,30 @@ class Speculation:
         track.n_before = track.text.n_tokens
         return track
 
-    def _is_worth(self, gain: float) -> bool:
-        self._n_idle += 1
-        if gain < MARGIN and self._n_idle < PROBE_EVERY:
-            return False
-        self._n_idle = 0
-        return True
-
-
-def _looked_up(text: Lookup, n_most: int) -> Draft | None:
-    tokens, n_same = text.guess(n_most) if n_most > 0 else ([], 0)
-    if not tokens:
-        return None
-    return Draft(tokens, max(it for it in _FIRST_CHANCES if it <= max(n_same, SHORTEST)))
+    def _ask(self, drafter: Drafter, chunks: list[Chunk], tracks: dict[int, _Track], cost_s: CostOf) -> None:
+        """Have the drafter propose for sequences whose text promises less, where that pays."""
+        asked = {i: track for i, track in tracks.items() if track.wants_model(chunks[i].sequence)}
+        if not asked:
+            return
+        lengths = [len(chunk.tokens) for chunk in chunks]
+        chances = {i: track.chances.of(MODEL) for i, track in asked.items()}
+        n_most = min(LONGEST_MODEL_DRAFT, *(chunks[i].sequence.n_draftable for i in asked))
+        n_tokens, gain = depth(lengths, chances, cost_s, lambda n: drafter.cost_s(len(asked), n), n_most)
+        if not self._asks.is_over(gain):
+            return
+        wishes = [Wish(chunks[i].slot, track.text.since(0)) for i, track in asked.items()]
+        plain_s = cost_s(lengths)
+        if gain >= MARGIN and gain * plain_s / (plain_s + drafter.catch_up_s(wishes)) < 1:
+            return
+        try:
+            drafts = drafter.draft(wishes, n_tokens)
+        except Exception as error:  # answers come without it, only later
+            traceback.print_exception(error)
+            self._drafter = None
+            return
+        for i, track in asked.items():
+            if tokens := drafts.get(chunks[i].slot):
+                track.draft = Draft(tokens, MODEL)
 
 
 def _prolonged(chunk: Chunk, track: _Track | None, n: int) -> Chunk:

@@ -36,6 +36,8 @@ class WorkerSpec:
     """Of the model's file: KV is kept for it across loads; without one it is not."""
     is_exact: bool = False
     """These were simulated by llama.cpp, not estimated."""
+    draft: str | None = None
+    """File of the small model that proposes tokens; what it takes is counted with the rest."""
     has_auto_parallel: bool = False
     """Fewer sequences at once are better than none, where memory is short."""
 

@@ -306,5 +306,6 @@ def _load_frame(spec: WorkerSpec, tiers: ipc.KvTiers | None) -> ipc.Load:
         template=spec.template,
         digest=spec.digest,
         tiers=tiers,
+        draft=spec.draft,
         settings=spec.settings,
     )

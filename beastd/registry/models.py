@@ -47,6 +47,8 @@ class Model:
     digest: str
     """64 hex digits over the description and its files' sizes and times. As Ollama's, it changes with any of them."""
     modified_at: datetime
+    draft: Variant | None = None
+    """The small model that proposes tokens, as the one file it is."""
 
     @property
     def fields(self) -> Fields:

@@ -156,7 +156,12 @@ class Registry:
                 stamps[trail] = _sound_stamp(files, description)
             except BadModel as e:
                 faults[trail] = f"{description.places.where(trail)}: {e.message}"
-        variants = {key: _variant(key, description, stamps, faults) for key in description.variants}
+        variants = {
+            key: _variant(("variants", key), files, description, stamps, faults)
+            for key, files in description.variants.items()
+        }
+        path = description.draft
+        draft = _variant(("draft",), (path,), description, stamps, faults) if path else None
         known = [*stamp_of([place.path]), *(entry for stamp in stamps.values() for entry in stamp)]
         facts = sorted((Path(file).name, *rest) for file, *rest in known[1:])
         return Model(
@@ -168,6 +173,7 @@ class Registry:
             faults=faults,
             digest=_hash([description.text, facts]),
             modified_at=datetime.fromtimestamp(max(mtime_ns for _, _, mtime_ns in known) / 1e9, UTC),
+            draft=draft,
         )
 
     def _description(self, path: Path) -> Description:
@@ -196,8 +202,10 @@ def _sound_stamp(files: Files, description: Description) -> Stamp:
     return stamp
 
 
-def _variant(name: str, description: Description, stamps: dict[Trail, Stamp], faults: dict[Trail, str]) -> Variant:
-    trail, files = ("variants", name), description.variants[name]
+def _variant(
+    trail: Trail, files: Files, description: Description, stamps: dict[Trail, Stamp], faults: dict[Trail, str]
+) -> Variant:
+    name = str(trail[-1])
     if trail in faults:
         return Variant(name, files, 0, "", faults[trail])
     stamp = stamps[trail]

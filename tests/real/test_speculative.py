@@ -17,7 +17,7 @@ from beastd.engine.engine import Engine
 from beastd.engine.intake import Intake
 from beastd.engine.llama import Llama
 from beastd.engine.outbox import Outbox
-from beastd.engine.scheduler import StepBudget
+from beastd.engine.scheduler import Chunk, StepBudget
 from beastd.engine.speculative import Speculation
 from beastd.registry.registry import BUILTIN_DIR
 
@@ -26,6 +26,9 @@ N_PARALLEL = 8
 TALE = (
     "Once upon a time, there was a brave fox named Max. Max lived in a forest. One day, Max found a tiny seed in an "
     "old pocket. Max planted it in a small pot and gave it water."
+)
+POEM = (
+    "Row, row, row your boat,\nGently down the stream.\nMerrily, merrily, merrily, merrily,\nLife is but a dream.\n\n"
 )
 PROMPTS = [
     "Who are you?",
@@ -48,6 +51,13 @@ class Free(StepCosts):
         return 1.0 + n_tokens / 1e6
 
 
+class Eager(Speculation):
+    """It takes steps of unequal lengths for no dearer than others."""
+
+    def extend(self, chunks: list[Chunk], n_room: int, *, is_split: bool) -> list[Chunk]:
+        return super().extend(chunks, n_room, is_split=False)
+
+
 class Forge:
     """An engine whose steps the test takes, and what it has said so far."""
 
@@ -58,7 +68,7 @@ class Forge:
         self.finals: dict[int, Final] = {}
         self.errors: dict[int, ipc.Failure] = {}
         self.scheduler = new_scheduler(llama, StepBudget(1.0, 256, 256))
-        speculation = Speculation(Free()) if drafts else None
+        speculation = Eager(Free()) if drafts else None
         intake, outbox = Intake(llama, None), Outbox(self._hear)
         self.engine = Engine(llama, intake, self.scheduler, self.inbox, outbox, speculation=speculation)
         llama.forget_all()
@@ -101,7 +111,7 @@ class Forge:
 
 @pytest.fixture(scope="module")
 def llama() -> Iterator[Llama]:
-    settings = ipc.LoadSettings(n_ctx=512, n_parallel=N_PARALLEL)
+    settings = ipc.LoadSettings(n_ctx=512, n_parallel=N_PARALLEL, n_threads=1)
     load = ipc.Load(paths=[str(CUB / "cub-q8_0.gguf")], label="cub", settings=settings)
     llama = Llama(load, lambda _fraction: None)
     yield llama
@@ -130,16 +140,16 @@ def test_greedy_answers_are_the_same(llama: Llama, prompt: str) -> None:
 
 
 def test_a_text_that_repeats_itself_takes_far_fewer_steps(llama: Llama) -> None:
-    forge, id_ = same(llama, f"{TALE}\n\n{TALE}\n\n{TALE[:40]}", raw=True, n=60)
+    forge, id_ = same(llama, POEM * 4, raw=True, n=100, sampling={"ignore_eos": True})
     final = forge.finals[id_]
-    assert final.n_accepted > 30
-    assert forge.engine._tally.n_steps < 30
+    assert final.n_accepted > 50
+    assert forge.engine._tally.n_steps < 50
     assert forge.engine._tally.n_drafted == final.n_drafted >= final.n_accepted == forge.engine._tally.n_accepted
 
 
-@pytest.mark.parametrize("n", range(1, 12))
+@pytest.mark.parametrize("n", range(1, 8))
 def test_num_predict_is_kept_to_the_token(llama: Llama, n: int) -> None:
-    forge, id_ = same(llama, f"{TALE}\n\n{TALE}\n\n{TALE[:40]}", raw=True, n=n)
+    forge, id_ = same(llama, POEM * 3, raw=True, n=n)
     assert forge.finals[id_].n_answer == n
 
 
@@ -154,7 +164,7 @@ def _submit(text: str) -> ipc.Submit:
     return ipc.Submit(id=1, prompt=ipc.Prompt(raw=text), sampling=ipc.Sampling())
 
 
-REPEATING = f"{TALE}\n\n{TALE}\n\n{TALE[:40]}"
+REPEATING = f"{TALE}\n\n{TALE}\n\n{TALE[:60]}"
 
 
 @pytest.mark.parametrize(
@@ -193,7 +203,7 @@ def test_a_grammar_holds_within_drafts(llama: Llama) -> None:
 def test_many_at_once_answer_as_they_do_alone(llama: Llama) -> None:
     """Each along its own draft, in steps of unequal lengths."""
     plain, crowd = Forge(llama, drafts=False), Forge(llama)
-    prompts = [*PROMPTS[:5], REPEATING, f"{TALE[50:]} {TALE[50:]} {TALE[50:90]}"]
+    prompts = [*PROMPTS[:5], REPEATING, POEM * 3]
     for id_, prompt in enumerate(prompts, 1):
         plain.ask(prompt, raw=prompt not in PROMPTS, n=40)
         crowd.submit(id_, prompt, raw=prompt not in PROMPTS, n=40)
@@ -203,18 +213,16 @@ def test_many_at_once_answer_as_they_do_alone(llama: Llama) -> None:
 
 
 def test_a_follow_up_finds_the_kv_of_what_was_drafted(llama: Llama) -> None:
-    """And it answers as one that computes the whole prompt."""
-    forge = Forge(llama)
-    first = forge.ask(REPEATING, raw=True, n=30)
-    context = forge.finals[first].context
     texts = []
-    for it in (forge, Forge(llama, drafts=False)):
+    for drafts in (True, False):
+        forge = Forge(llama, drafts=drafts)
+        context = forge.finals[forge.ask(POEM * 4, raw=True, n=60)].context
         prompt = ipc.Prompt(raw=" Then", context=context)
-        it.inbox.put(ipc.Submit(id=99, prompt=prompt, sampling=ipc.Sampling(temperature=0, num_predict=20)))
-        it.finish()
-        texts.append(it.text[99])
+        forge.inbox.put(ipc.Submit(id=99, prompt=prompt, sampling=ipc.Sampling(temperature=0, num_predict=20)))
+        forge.finish()
+        texts.append(forge.text[99])
+        assert forge.finals[99].n_cached >= len(context) - 1
     assert texts[0] == texts[1]
-    assert forge.finals[99].n_cached >= len(context) - 1
 
 
 def test_cancel_between_two_steps_leaves_nothing(llama: Llama) -> None:
