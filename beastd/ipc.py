@@ -251,6 +251,16 @@ class EngineStats(Struct, frozen=True, kw_only=True):
     """Seconds spent in steps."""
     n_adapters: int = 0
     """LoRA adapters attached now."""
+    n_chunk: int = 0
+    """Prompt tokens that the last step with a prompt had room for."""
+    n_admitted: int = 0
+    """Sequences that may answer at once and hold the target ITL."""
+    itl_s: float = 0.0
+    """Between two tokens of an answer, of late."""
+    predicted_s: float = 0.0
+    """What the last step was thought to take."""
+    measured_s: float = 0.0
+    """What it took."""
 
 
 class Pong(Struct, frozen=True, tag="pong"):

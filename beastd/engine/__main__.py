@@ -115,14 +115,15 @@ def _made(order: ipc.Load, link: Link) -> tuple[Engine, Llama]:
     from beastd.engine.kvcache import RUN_BONUS, KVCache
     from beastd.engine.llama import Llama
     from beastd.engine.outbox import Outbox
-    from beastd.engine.scheduler import Scheduler, StepBudget
+    from beastd.engine.pace import Pace
+    from beastd.engine.scheduler import Scheduler
 
     llama = Llama(order, _progress(link))
     intake = Intake(llama, order.template)
     intake.rehearse()
     rate = llama.warm_up()
     cache = KVCache(llama.n_parallel, run_bonus=RUN_BONUS if order.settings.kv_layout == "partitioned" else 0)
-    scheduler = Scheduler(cache, StepBudget(order.settings.step_ms / 1e3, llama.n_batch, rate))
+    scheduler = Scheduler(cache, Pace(order.settings.step_ms / 1e3, llama.n_batch, rate))
     return Engine(llama, intake, scheduler, link.inbox, Outbox(link.send)), llama
 
 

@@ -16,7 +16,7 @@ from beastd.engine.outbox import Outbox
 from beastd.engine.positions import Positions
 from beastd.engine.reshape import Shape
 from beastd.engine.sampler import Sampled
-from beastd.engine.scheduler import Chunk, Scheduler
+from beastd.engine.scheduler import Chunk, Scheduler, cells
 from beastd.engine.sequence import Sequence
 from beastd.engine.tally import Tally
 from beastd.errors import BeastError, EngineFailed
@@ -108,11 +108,17 @@ class Engine:
         self._outbox.tell(reshaped)
 
     def _stats(self) -> ipc.EngineStats:
+        pace = self._scheduler.pace
         return ipc.EngineStats(
             n_running=len(self._scheduler.running),
             n_waiting=len(self._scheduler.waiting) + len(self._arrived),
             n_kv_tokens=self._scheduler.cache.n_tokens,
             n_adapters=self._llama.n_adapters,
+            n_chunk=pace.n_chunk,
+            n_admitted=pace.n_sequences(len(self._scheduler.cache.slots)),
+            itl_s=pace.itl_s,
+            predicted_s=pace.predicted_s,
+            measured_s=pace.measured_s,
             **asdict(held()),
             **asdict(self._tally),
         )
@@ -167,15 +173,19 @@ class Engine:
             self._fail(chunks, error)
             return
         now_ns = time.monotonic_ns()
-        self._tally.step(chunks, (now_ns - start_ns) / 1e9)
-        if any(chunk.is_prefill for chunk in chunks):
-            self._scheduler.budget.observe(sum(len(chunk.tokens) for chunk in chunks), (now_ns - start_ns) / 1e9)
+        self._observe(chunks, (now_ns - start_ns) / 1e9)
         rows = iter(logits)
         for chunk in chunks:
             assert chunk.sequence.slot is not None
             chunk.sequence.slot.tokens += chunk.tokens
             if chunk.wants_logits:
                 self._try_advance(chunk.sequence, next(rows), now_ns)
+
+    def _observe(self, chunks: list[Chunk], step_s: float) -> None:
+        n_prefill = sum(len(chunk.tokens) for chunk in chunks if chunk.is_prefill)
+        n_rows = sum(len(chunk.tokens) for chunk in chunks) - n_prefill
+        self._tally.step(n_prefill, step_s)
+        self._scheduler.pace.observe(n_rows, n_prefill, cells(chunks), step_s)
 
     def _try_advance(self, sequence: Sequence, logits: FloatArray, now_ns: int) -> None:
         try:

@@ -11,7 +11,8 @@ from beastd.engine.kvcache import RUN_BONUS, Slot
 from beastd.engine.kvstate import State
 from beastd.engine.llama import Llama
 from beastd.engine.memory import give_back, held
-from beastd.engine.scheduler import Scheduler, StepBudget
+from beastd.engine.pace import Pace
+from beastd.engine.scheduler import Scheduler
 from beastd.engine.sequence import Sequence
 from beastd.errors import BeastError, Conflict, OutOfMemory
 
@@ -91,7 +92,7 @@ class Shape:
         settings, scheduler = self._llama.load.settings, self._scheduler
         run_bonus = RUN_BONUS if settings.kv_layout == "partitioned" else 0
         scheduler.resize(settings.n_parallel, run_bonus=run_bonus)
-        scheduler.budget = StepBudget(settings.step_ms / 1e3, self._llama.n_batch, scheduler.budget.rate)
+        scheduler.pace = Pace(settings.step_ms / 1e3, self._llama.n_batch, scheduler.pace.costs.rate)
         for slot in self._filled():
             state = states.pop(id(slot), None)
             if state is None or not self._llama.restore(slot.index, state):

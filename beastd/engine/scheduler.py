@@ -6,24 +6,20 @@ a token budget (the idea of vLLM's ``v1/core/sched``: prefill and decode share o
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from operator import attrgetter
 
 from beastd.engine.kvcache import KVCache, renamed
+from beastd.engine.pace import KERNEL_TOKENS, Pace
 from beastd.engine.sequence import Sequence
 from beastd.engine.turns import Turns
-
-MIN_STEP_TOKENS = 32
-"""Below this a prefill chunk costs almost as much as this many tokens: matrix kernels are not yet filled."""
-
 
 AGEING = 0.1
 """How much of its waiting counts for a prompt against shorter ones that came later."""
 SET_BONUS = 800
 """Prompt tokens by which a waiting sequence goes before others when its set of LoRA adapters runs already: alone in
 its set, each token of its answer would cost a step of its own."""
-KERNEL_TOKENS = 16
-"""llama.cpp's matrix kernels take this many tokens at a time; what is left over costs as much as a full set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,45 +43,15 @@ class Chunk:
         return not self.sequence.is_decoding
 
 
-SHORT_TOKENS = 64
-"""A whole prompt of so few tokens is answered by a short step: parts of longer prompts wait for the next one."""
-
-
-class StepBudget:
-    """How many tokens a step may hold so that it stalls the streams for about ``target_s`` at most.
-
-    Learns the machine's prefill rate (tokens/s) from measured steps.
-    """
-
-    def __init__(self, target_s: float, n_batch: int, rate: float) -> None:
-        self.target_s = target_s
-        self._n_batch = n_batch
-        self.rate = rate
-
-    @property
-    def n_tokens(self) -> int:
-        """Tokens for the next step, decodes included."""
-        return self.n_tokens_among(1)
-
-    def n_tokens_among(self, n_sets: int) -> int:
-        """Tokens for the next step when so many adapter sets take turns: a step each shall not take longer than one."""
-        return int(max(MIN_STEP_TOKENS, min(self._n_batch, self.rate * self.target_s / n_sets)))
-
-    def observe(self, n_tokens: int, step_s: float) -> None:
-        """Take note of a step that held prompt tokens; small ones say nothing of the rate."""
-        if n_tokens >= MIN_STEP_TOKENS and step_s > 0:
-            self.rate += 0.2 * (n_tokens / step_s - self.rate)
-
-
 class Scheduler:
     """Owns the waiting and running sequences of one engine."""
 
-    def __init__(self, cache: KVCache, budget: StepBudget) -> None:
+    def __init__(self, cache: KVCache, pace: Pace) -> None:
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
         self.cache = cache
-        self.budget = budget
-        self._turns = Turns(budget.target_s)
+        self.pace = pace
+        self._turns = Turns(pace.target_s)
 
     @property
     def is_idle(self) -> bool:
@@ -116,7 +82,8 @@ class Scheduler:
     def admit(self, now_ns: int) -> list[Sequence]:
         """Give free slots to waiting sequences, most urgent first; returns those that got one."""
         admitted: list[Sequence] = []
-        while self.waiting and self.cache.has_free:
+        n_most = self.pace.n_sequences(len(self.running) + len(self.waiting))
+        while self.waiting and self.cache.has_free and len(self.running) < n_most:
             sequence = self.queue(now_ns)[0]
             found = self.cache.try_acquire(sequence.prompt, sequence.adapters)
             assert found is not None
@@ -150,7 +117,7 @@ class Scheduler:
         ]
         prompts = [sequence for sequence in self.running if not sequence.answer and sequence.adapters == turn]
         if prompts:
-            chunks += self._prompt_chunks(prompts, chunks, self.budget.n_tokens_among(len(sets)), now_ns)
+            chunks += self._prompt_chunks(prompts, chunks, len(sets), now_ns)
         # With a partitioned cache llama.cpp computes a run of consecutive slots together, and others apart.
         chunks.sort(key=_by_slot)
         return chunks
@@ -169,20 +136,24 @@ class Scheduler:
         for sequence in self.running if was_read else ():
             sequence.adapters = renamed(sequence.adapters, path, name)
 
-    def _prompt_chunks(self, prompts: list[Sequence], decodes: list[Chunk], n_tokens: int, now_ns: int) -> list[Chunk]:
+    def _prompt_chunks(self, prompts: list[Sequence], decodes: list[Chunk], n_sets: int, now_ns: int) -> list[Chunk]:
+        """The most urgent prompts. One that ends in this step waits for others only as far as that pays."""
+        n_rows, n_cells = len(decodes), cells(decodes)
         decoding = {chunk.slot for chunk in decodes}
+        n_room = self.pace.n_prefill(n_rows, n_cells, n_sets=n_sets)
+        n_most = self.pace.n_stretched(n_rows, n_cells, n_sets=n_sets)
         chunks: list[Chunk] = []
-        n_left = max(KERNEL_TOKENS + 1, n_tokens - len(decodes))  # streams never starve prompts
-        has_short = False
+        n_ended = 0
         for sequence in sorted(prompts, key=lambda sequence: self._urgency(sequence, now_ns)):
-            tokens = _prompt_tokens(sequence, n_left, decoding)
-            is_whole = len(tokens) == sequence.n_prefill_left
-            if not tokens or (has_short and not is_whole):
+            n, n_left = sequence.n_prefill_left, len(prompts) - n_ended
+            if n_ended and n > min(n_room, self.pace.n_worth_waiting_for(n_ended, n_left, n_rows)):
                 break
-            n_done = len(sequence.prompt) - sequence.n_prefill_left
-            chunks.append(Chunk(sequence, tokens, n_done, is_whole))
-            n_left -= len(tokens)
-            has_short |= is_whole and n_done == sequence.n_cached and len(tokens) <= SHORT_TOKENS
+            tokens = _prompt_tokens(sequence, n if n <= n_most and not chunks else n_room, decoding)
+            if not tokens:
+                break
+            chunks.append(Chunk(sequence, tokens, len(sequence.prompt) - n, len(tokens) == n))
+            n_room -= len(tokens)
+            n_ended += len(tokens) == n
         return chunks
 
     def _urgency(self, sequence: Sequence, now_ns: int) -> float:
@@ -191,7 +162,12 @@ class Scheduler:
         So short prompts overtake long ones, until these have waited for 1/AGEING times what they take to compute.
         """
         waited_s = (now_ns - sequence.arrived_ns) / 1e9
-        return sequence.n_prefill_left - AGEING * waited_s * self.budget.rate
+        return sequence.n_prefill_left - AGEING * waited_s * self.pace.costs.rate
+
+
+def cells(chunks: Iterable[Chunk]) -> int:
+    """Cells that the chunks' tokens attend to, as ``StepCosts`` counts them."""
+    return sum(len(chunk.tokens) * (2 * chunk.start + len(chunk.tokens) + 1) // 2 for chunk in chunks)
 
 
 _by_slot = attrgetter("slot")

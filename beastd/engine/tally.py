@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-
-from beastd.engine.scheduler import Chunk
 
 
 @dataclass(slots=True)
@@ -18,8 +15,8 @@ class Tally:
     n_steps: int = 0
     step_s: float = 0.0
 
-    def step(self, chunks: Sequence[Chunk], step_s: float) -> None:
-        """Count a step that was computed."""
-        self.n_prompt += sum(len(chunk.tokens) for chunk in chunks if chunk.is_prefill)
+    def step(self, n_prefill: int, step_s: float) -> None:
+        """Count a step that was computed, with its prompt tokens."""
+        self.n_prompt += n_prefill
         self.n_steps += 1
         self.step_s += step_s

@@ -18,7 +18,8 @@ from beastd.engine.intake import Intake
 from beastd.engine.kvcache import KVCache
 from beastd.engine.llama import DecodeError, Llama
 from beastd.engine.outbox import Outbox
-from beastd.engine.scheduler import Scheduler, StepBudget
+from beastd.engine.pace import Pace
+from beastd.engine.scheduler import Scheduler
 from beastd.registry.registry import BUILTIN_DIR
 
 CUB = BUILTIN_DIR / "cub"
@@ -33,7 +34,7 @@ class Forge:
         self.text: dict[int, str] = {}
         self.finals: dict[int, Final] = {}
         self.errors: dict[int, ipc.Failure] = {}
-        self.scheduler = Scheduler(KVCache(N_PARALLEL), StepBudget(1.0, step_tokens, step_tokens))
+        self.scheduler = Scheduler(KVCache(N_PARALLEL), Pace(1.0, step_tokens, step_tokens))
         self.engine = Engine(llama, Intake(llama, None), self.scheduler, self.inbox, Outbox(self._hear))
         for slot in range(N_PARALLEL):
             llama.forget(slot, 0)

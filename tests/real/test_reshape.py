@@ -20,7 +20,8 @@ from beastd.engine.intake import Intake
 from beastd.engine.kvcache import KVCache
 from beastd.engine.llama import Llama
 from beastd.engine.outbox import Outbox
-from beastd.engine.scheduler import Scheduler, StepBudget
+from beastd.engine.pace import Pace
+from beastd.engine.scheduler import Scheduler
 from beastd.errors import BadModel
 from beastd.registry.registry import BUILTIN_DIR
 
@@ -54,7 +55,7 @@ class Forge:
         self.errors: dict[int, ipc.Failure] = {}
         self.told: list[ipc.FromWorker] = []
         self.llama = Llama(shape, lambda _fraction: None)
-        self.scheduler = Scheduler(KVCache(shape.settings.n_parallel), StepBudget(1.0, 256, 256))
+        self.scheduler = Scheduler(KVCache(shape.settings.n_parallel), Pace(1.0, 256, 256))
         intake = Intake(self.llama, None)
         self.engine = Engine(self.llama, intake, self.scheduler, self.inbox, Outbox(self._hear))
 

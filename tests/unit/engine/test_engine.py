@@ -17,8 +17,9 @@ from beastd.engine.intake import Intake
 from beastd.engine.kvcache import AdapterSet, KVCache, adapter_set
 from beastd.engine.llama import Llama
 from beastd.engine.outbox import Outbox
+from beastd.engine.pace import Pace
 from beastd.engine.sampler import Sampled, Sampler
-from beastd.engine.scheduler import Chunk, Scheduler, StepBudget
+from beastd.engine.scheduler import Chunk, Scheduler
 from beastd.engine.sequence import Sequence
 from beastd.errors import BadRequest
 
@@ -100,7 +101,7 @@ class Forge:
     def __init__(self) -> None:
         self.inbox: SimpleQueue[ipc.ToWorker] = SimpleQueue()
         self.table, self.door = Table(), Door()
-        self.scheduler = Scheduler(KVCache(N_SLOTS), StepBudget(1.0, 512, 512))
+        self.scheduler = Scheduler(KVCache(N_SLOTS), Pace(1.0, 512, 512))
         self.text: dict[int, str] = {}
         self.endings: dict[int, str] = {}
         self.told: list[ipc.FromWorker] = []
