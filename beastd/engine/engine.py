@@ -15,7 +15,7 @@ from beastd.engine.memory import held
 from beastd.engine.outbox import Outbox
 from beastd.engine.positions import Positions
 from beastd.engine.reshape import Shape
-from beastd.engine.sampler import Sampled
+from beastd.engine.sampler import Sampled, Sampler
 from beastd.engine.scheduler import Chunk, Scheduler, cells
 from beastd.engine.sequence import Sequence
 from beastd.engine.tally import Tally
@@ -23,6 +23,9 @@ from beastd.errors import BeastError, EngineFailed
 
 INTAKE_NS = 20_000_000
 """A step takes no further request after so long: rendering and tokenizing their prompts stalls every stream."""
+FEWEST_TOGETHER = 3
+"""From so many sequences on it takes less time to sample them together."""
+_Drawn = Sampled | Exception | None
 
 
 class Engine:
@@ -174,12 +177,23 @@ class Engine:
             return
         now_ns = time.monotonic_ns()
         self._observe(chunks, (now_ns - start_ns) / 1e9)
-        rows = iter(logits)
         for chunk in chunks:
             assert chunk.sequence.slot is not None
             chunk.sequence.slot.tokens += chunk.tokens
-            if chunk.wants_logits:
-                self._try_advance(chunk.sequence, next(rows), now_ns)
+        sequences = [chunk.sequence for chunk in chunks if chunk.wants_logits]
+        together = self._sampled_together(sequences, logits)
+        for sequence, row, sampled in zip(sequences, logits, together, strict=True):
+            self._try_advance(sequence, row, sampled, now_ns)
+
+    @staticmethod
+    def _sampled_together(sequences: list[Sequence], logits: FloatArray) -> list[_Drawn]:
+        """The next token of each sequence if all have common settings, else None for each."""
+        if len(sequences) < FEWEST_TOGETHER or not all(_is_common(sequence) for sequence in sequences):
+            return [None] * len(sequences)
+        try:
+            return [*Sampler.sample_together([sequence.sampler for sequence in sequences], logits)]
+        except Exception as error:  # requests that end with an error are better than a process that does
+            return [error] * len(sequences)
 
     def _observe(self, chunks: list[Chunk], step_s: float) -> None:
         n_prefill = sum(len(chunk.tokens) for chunk in chunks if chunk.is_prefill)
@@ -187,22 +201,24 @@ class Engine:
         self._tally.step(n_prefill, step_s)
         self._scheduler.pace.observe(n_rows, n_prefill, cells(chunks), step_s)
 
-    def _try_advance(self, sequence: Sequence, logits: FloatArray, now_ns: int) -> None:
+    def _try_advance(self, sequence: Sequence, logits: FloatArray, sampled: _Drawn, now_ns: int) -> None:
         try:
-            self._advance(sequence, logits, now_ns)
+            self._advance(sequence, logits, sampled, now_ns)
         except Exception as error:  # its neighbours in the step have no part in it
             self._outbox.end(sequence.id, _failure(error))
             self._drop(sequence)
 
-    def _advance(self, sequence: Sequence, logits: FloatArray, now_ns: int) -> None:
-        """Sample the sequence's next token, unless the answer has all it may have."""
+    def _advance(self, sequence: Sequence, logits: FloatArray, sampled: _Drawn, now_ns: int) -> None:
+        """Sample the sequence's next token, if it was not yet, unless the answer has all it may have."""
         sequence.answer_end_ns = now_ns
         if not sequence.n_said:
             sequence.answer_start_ns = now_ns
         if sequence.is_full:
             self._end(sequence, "length")
             return
-        sampled = sequence.sampler.sample(logits, sequence.top_logprobs)
+        if isinstance(sampled, Exception):
+            raise sampled
+        sampled = sampled or sequence.sampler.sample(logits, sequence.top_logprobs)
         if sampled.token in sequence.ends:
             self._end(sequence, "stop")
         else:
@@ -262,6 +278,11 @@ class Engine:
     def _shown(self, token: int) -> tuple[str, list[int]]:
         piece = self._llama.piece(token)
         return piece.decode("utf-8", "replace"), list(piece)
+
+
+def _is_common(sequence: Sequence) -> bool:
+    """Whether its next token may be sampled together with others'."""
+    return sequence.sampler.is_common and sequence.top_logprobs is None and not sequence.is_full
 
 
 def _failure(error: Exception) -> ipc.Failure:

@@ -64,6 +64,8 @@ class Table:
 class Draw:
     """As much of a sampler: always the same token, or a failure."""
 
+    is_common = False
+
     def __init__(self, failure: Exception | None) -> None:
         self._failure = failure
 
