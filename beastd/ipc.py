@@ -253,8 +253,6 @@ class EngineStats(Struct, frozen=True, kw_only=True):
     """LoRA adapters attached now."""
     n_chunk: int = 0
     """Prompt tokens that the last step with a prompt had room for."""
-    n_admitted: int = 0
-    """Sequences that may answer at once and hold the target ITL."""
     itl_s: float = 0.0
     """Between two tokens of an answer, of late."""
     predicted_s: float = 0.0

@@ -33,7 +33,6 @@ _GAUGES: _Values = {
     "beast_worker_running": ("Sequences in its steps.", lambda it: it.stats.n_running),
     "beast_worker_adapters": ("LoRA adapters attached.", lambda it: it.stats.n_adapters),
     "beast_worker_chunk_tokens": ("Prompt tokens that its last step had room for.", lambda it: it.stats.n_chunk),
-    "beast_worker_admitted": ("Sequences that may answer at once.", lambda it: it.stats.n_admitted),
     "beast_worker_itl_seconds": ("Between two tokens of an answer, of late.", lambda it: it.stats.itl_s),
     "beast_worker_step_predicted_seconds": ("What its last step was to take.", lambda it: it.stats.predicted_s),
     "beast_worker_step_measured_seconds": ("What its last step took.", lambda it: it.stats.measured_s),

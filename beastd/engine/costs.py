@@ -62,29 +62,44 @@ class StepCosts:
         if step_s <= 0 or not (n_decode or n_prefill):
             return
         if n_prefill:
-            other_s = self.predict_s(n_decode, 0, n_cells)
-            self._line.observe(n_prefill, step_s - other_s)
-            self._guess_unseen()
+            self._observe_mixed(n_decode, n_prefill, n_cells, step_s)
         else:
             self._observe_rows(n_decode, n_cells, step_s)
 
+    def _observe_mixed(self, n_rows: int, n_prefill: int, n_cells: int, step_s: float) -> None:
+        """What came otherwise than expected is laid to rows and prompt tokens by their parts of the step."""
+        rows_s, prefill_s = self.predict_s(n_rows), self._line.at(n_prefill)
+        error_s = step_s - self._cells.cost_s * n_cells - rows_s - prefill_s
+        part = rows_s / (rows_s + prefill_s)
+        self._line.observe(n_prefill, prefill_s + (1 - part) * error_s)
+        if n_rows:
+            self._move(n_rows, part * max(-_ODD * rows_s, min(_ODD * rows_s, error_s)), _SLOWEST_LEARNING)
+        self._guess_unseen()
+
     def _observe_rows(self, n: int, n_cells: int, step_s: float) -> None:
-        at, share = _place(n)
+        at, _ = _place(n)
         self._cells.observe(at, n_cells, step_s)
         is_new = not self._counts[at]
         error_s = step_s - self._cells.cost_s * n_cells - self._rows_s(n)
         if self._counts[at] >= _TRUST:
             most_s = _ODD * self._rows_s(n)
             error_s = max(-most_s, min(most_s, error_s))
-        # Both ends of the stretch move by their nearness to n, so that together they move by the whole error.
+        self._move(n, error_s)
+        if is_new:
+            self._guess_unseen()
+
+    def _move(self, n: int, error_s: float, learning: float = 0.0) -> None:
+        """Let the time of n rows differ by this, as far as a new time counts (``learning``: so much).
+
+        Both ends of the stretch move by their nearness to n, so that together they move by the whole error.
+        """
+        at, share = _place(n)
         both = (1 - share) ** 2 + share**2
         for knot, part in ((at, 1 - share), (at + 1, share)):
             if part:
-                learning = max(_SLOWEST_LEARNING, 1 / (1 + self._counts[knot]))
-                self._times_s[knot] += learning * error_s * part / both
-                self._counts[knot] += 1
-        if is_new:
-            self._guess_unseen()
+                weight = learning or max(_SLOWEST_LEARNING, 1 / (1 + self._counts[knot]))
+                self._times_s[knot] += weight * error_s * part / both
+                self._counts[knot] = max(1, self._counts[knot]) if learning else self._counts[knot] + 1
         self._straighten(at)
 
     def _rows_s(self, n: int) -> float:

@@ -118,7 +118,6 @@ class Engine:
             n_kv_tokens=self._scheduler.cache.n_tokens,
             n_adapters=self._llama.n_adapters,
             n_chunk=pace.n_chunk,
-            n_admitted=pace.n_sequences(len(self._scheduler.cache.slots)),
             itl_s=pace.itl_s,
             predicted_s=pace.predicted_s,
             measured_s=pace.measured_s,

@@ -1,7 +1,7 @@
 """How much a step may hold so that answers flow: tuned from measured times to hold a target. Pure.
 
 The target is the time from one token of an answer to its next (ITL), which is what a step takes. Prompts get what
-the answers' rows leave of it, and no more sequences are admitted than can answer within it.
+the answers' rows leave of it.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ MIN_STEP_TOKENS = 32
 STRETCH = 1.5
 """A step may take this many times the target where that ends a prompt: the rest of it would cost a step of its own,
 which computes every stream's row again."""
-_ALONE = 2
-"""Where even one answer cannot hold the target, as many run as take this many times what it takes."""
 _ITL_LEARNING = 0.1
 
 
@@ -46,8 +44,9 @@ class Pace:
         return self.n_chunk
 
     def n_stretched(self, n_rows: int, n_cells: int = 0, *, n_sets: int = 1) -> int:
-        """As ``n_prefill``, where the step ends a prompt with them."""
-        return self._n_within(STRETCH * self.target_s / n_sets, n_rows, n_cells)
+        """As ``n_prefill``, where the step ends a prompt with them; no more, as long as the target is missed."""
+        stretch = STRETCH if self.itl_s <= self.target_s else 1
+        return self._n_within(stretch * self.target_s / n_sets, n_rows, n_cells)
 
     def _n_within(self, target_s: float, n_rows: int, n_cells: int) -> int:
         n = self.costs.n_prefill_within(target_s, n_rows, n_cells)
@@ -60,22 +59,10 @@ class Pace:
         """
         return int(n_left * self.costs.predict_s(n_rows, 1) * self.costs.rate / n_ended)
 
-    def n_sequences(self, n_most: int) -> int:
-        """How many sequences, at most ``n_most``, may answer at once; at least 1."""
-        bound_s = max(self.target_s, _ALONE * self.costs.predict_s(1))
-        low, high = 1, n_most
-        while low < high:
-            middle = (low + high + 1) // 2
-            if self.costs.predict_s(middle) <= bound_s:
-                low = middle
-            else:
-                high = middle - 1
-        return low
-
     def observe(self, n_rows: int, n_prefill: int, n_cells: int, step_s: float) -> None:
         """Take note of what a step took; arguments as of ``StepCosts.observe``."""
         self.predicted_s = self.costs.predict_s(n_rows, n_prefill, n_cells)
         self.measured_s = step_s
         self.costs.observe(n_rows, n_prefill, n_cells, step_s)
         if n_rows:
-            self.itl_s += _ITL_LEARNING * (step_s - self.itl_s) if self.itl_s else step_s
+            self.itl_s += _ITL_LEARNING * (step_s - self.itl_s)

@@ -82,8 +82,7 @@ class Scheduler:
     def admit(self, now_ns: int) -> list[Sequence]:
         """Give free slots to waiting sequences, most urgent first; returns those that got one."""
         admitted: list[Sequence] = []
-        n_most = self.pace.n_sequences(len(self.running) + len(self.waiting))
-        while self.waiting and self.cache.has_free and len(self.running) < n_most:
+        while self.waiting and self.cache.has_free:
             sequence = self.queue(now_ns)[0]
             found = self.cache.try_acquire(sequence.prompt, sequence.adapters)
             assert found is not None

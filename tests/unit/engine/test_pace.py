@@ -141,14 +141,14 @@ def test_a_burst_of_prompts_is_answered_sooner_than_all_at_once_would_be(cost: C
     assert statistics.mean(ttfts_s) <= most * cost(0, 1024, 8 * 128 * 64)
 
 
-def test_more_clients_than_can_answer_within_the_target_take_turns() -> None:
-    """64 clients at 64 slots: rows of all would take half a second."""
+def test_many_short_prompts_stretch_steps_no_more_than_the_target_allows() -> None:
+    """Each alone would be worth a stretch; all the time that would be a longer ITL than the target."""
     world = World(medium)
-    world.closed_loop(64, 192, iter(lambda: 60, 0), 48)
-    only_rows = [(n_rows, took_s) for n_rows, n_prefill, took_s in world.steps[100:] if not n_prefill]
-    assert max(n for n, _ in only_rows) < 50
-    assert statistics.median(took_s for _, took_s in only_rows) < TARGET_S * 1.15
-    assert len(world.ttft_s) == 192
+    world.closed_loop(24, 300, iter(lambda: 60, 0), 24)
+    mixed_s = [took_s for n_rows, n_prefill, took_s in world.steps[50:-50] if n_rows and n_prefill]
+    assert max(mixed_s) > 1.1 * TARGET_S, "else nothing was stretched"
+    assert statistics.mean(mixed_s) < 1.1 * TARGET_S
+    assert len(world.ttft_s) == 300
 
 
 @given(st.floats(0.01, 2), st.floats(1, 5000), st.integers(0, 200), st.integers(0, 10**5), st.integers(1, 8))
@@ -162,18 +162,9 @@ def test_a_step_always_has_room_for_a_prompt_and_never_more_than_a_batch(
     assert pace.n_prefill(n_rows + 1, n_cells, n_sets=n_sets) <= n
 
 
-@given(st.floats(0.01, 2), st.floats(1, 5000), st.integers(1, 512))
-def test_one_sequence_is_always_admitted_and_a_longer_target_admits_more(
-    target_s: float, rate: float, n_most: int
-) -> None:
-    n = Pace(target_s, 512, rate).n_sequences(n_most)
-    assert 1 <= n <= n_most
-    assert Pace(2 * target_s, 512, rate).n_sequences(n_most) >= n
-
-
 def test_it_tells_what_it_expected_and_what_came() -> None:
     pace = Pace(TARGET_S, 512, 1000)
-    for _ in range(50):
+    for _ in range(100):
         pace.observe(4, 0, 400, 0.020)
-    assert (pace.itl_s, pace.measured_s) == (pytest.approx(0.020), 0.020)
+    assert (pace.itl_s, pace.measured_s) == (pytest.approx(0.020, rel=0.01), 0.020)
     assert pace.predicted_s == pytest.approx(0.020, rel=0.05)
