@@ -283,6 +283,14 @@ class EngineStats(Struct, frozen=True, kw_only=True):
     """Tokens that so needed no computing."""
     n_tier_dropped: int = 0
     """Files that were damaged or another's, and were removed."""
+    n_chunk: int = 0
+    """Prompt tokens that the last step with a prompt had room for."""
+    itl_s: float = 0.0
+    """Between two tokens of an answer, of late."""
+    predicted_s: float = 0.0
+    """What the last step was thought to take."""
+    measured_s: float = 0.0
+    """What it took."""
 
 
 class Pong(Struct, frozen=True, tag="pong"):

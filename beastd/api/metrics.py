@@ -39,6 +39,10 @@ _GAUGES: _Values = {
     "beast_worker_tier_memory_bytes": ("KV that left the cache, in memory.", lambda it: it.stats.tier_memory_bytes),
     "beast_worker_tier_disk_prefixes": ("Prefixes whose KV is kept on disk.", lambda it: it.stats.n_tier_disk),
     "beast_worker_tier_disk_bytes": ("KV that left the cache, on disk.", lambda it: it.stats.tier_disk_bytes),
+    "beast_worker_chunk_tokens": ("Prompt tokens that its last step had room for.", lambda it: it.stats.n_chunk),
+    "beast_worker_itl_seconds": ("Between two tokens of an answer, of late.", lambda it: it.stats.itl_s),
+    "beast_worker_step_predicted_seconds": ("What its last step was to take.", lambda it: it.stats.predicted_s),
+    "beast_worker_step_measured_seconds": ("What its last step took.", lambda it: it.stats.measured_s),
     "beast_worker_load_seconds": ("What its load took.", lambda it: it.load_s),
 }
 _COUNTERS: _Values = {

@@ -112,13 +112,12 @@ def _yield_to_others() -> None:
 def _made(order: ipc.Load, link: Link) -> tuple[Engine, Llama]:
     # Imported only now: the reader thread must be up before anything slow, and it needs neither numpy nor llama.cpp.
     from beastd.engine.assembly import new_scheduler
-    from beastd.engine.costs import StepCosts
     from beastd.engine.draftmodel import DraftModel
     from beastd.engine.engine import Engine
     from beastd.engine.intake import Intake
     from beastd.engine.llama import Llama
     from beastd.engine.outbox import Outbox
-    from beastd.engine.scheduler import StepBudget
+    from beastd.engine.pace import Pace
     from beastd.engine.speculative import Speculation
     from beastd.engine.tiers import Tiers, identity_of
 
@@ -127,10 +126,10 @@ def _made(order: ipc.Load, link: Link) -> tuple[Engine, Llama]:
     intake = Intake(llama, order.template)
     intake.rehearse()
     rate = llama.warm_up()
-    budget = StepBudget(order.settings.step_ms / 1e3, llama.n_batch, rate)
-    scheduler = new_scheduler(llama, budget, tiers, order.settings.policy)
+    pace = Pace(order.settings.step_ms / 1e3, llama.n_batch, rate)
+    scheduler = new_scheduler(llama, pace, tiers, order.settings.policy)
     draft = DraftModel(order, llama) if order.draft and llama.n_draftable else None
-    speculation = Speculation(StepCosts(), draft)
+    speculation = Speculation(pace.costs, draft)
     outbox = Outbox(link.send)
     return (
         Engine(llama, intake, scheduler, link.inbox, outbox, tiers=tiers, speculation=speculation, draft=draft),

@@ -43,13 +43,13 @@ class DraftModel:
         assert load.draft
         self._path = load.draft
         self._label = f"the draft model of {load.label}"
-        self._costs = StepCosts()
         self._llama = Llama(self._load(load), lambda _: None)
         if self._llama.vocabulary != target.vocabulary:
             self._llama.close(keeps_model=False)
             raise BadModel(
                 f"{self._label} has other tokens than the model: name one of the same tokenizer, or leave draft out"
             )
+        self._costs = StepCosts(self._llama.warm_up())
         self._forget()
 
     def open(self, load: Load) -> None:
@@ -133,7 +133,7 @@ class DraftModel:
     def _step(self, pieces: list[_Piece]) -> list[int]:
         start_s = time.perf_counter()
         logits = self._llama.decode(pieces)
-        self._costs.observe(sum(len(piece.tokens) for piece in pieces), time.perf_counter() - start_s)
+        self._costs.observe(sum(len(piece.tokens) for piece in pieces), 0, 0, time.perf_counter() - start_s)
         for piece in pieces:
             self._held[piece.slot] += piece.tokens
         return [int(row.argmax()) for row in logits]

@@ -18,7 +18,7 @@ from beastd.engine.memory import held
 from beastd.engine.outbox import Outbox
 from beastd.engine.positions import Positions
 from beastd.engine.reshape import Shape
-from beastd.engine.sampler import Sampled
+from beastd.engine.sampler import Sampled, Sampler
 from beastd.engine.scheduler import Chunk, Scheduler
 from beastd.engine.sequence import Sequence
 from beastd.engine.speculative import Speculation
@@ -28,6 +28,9 @@ from beastd.errors import BeastError, EngineFailed
 
 INTAKE_NS = 20_000_000
 """A step takes no further request after so long: rendering and tokenizing their prompts stalls every stream."""
+FEWEST_TOGETHER = 3
+"""From so many sequences on it takes less time to sample them together."""
+_Drawn = Sampled | Exception | None
 
 READING_S = 0.002
 """How long to wait for KV from the disk, or a message, when there is nothing to compute meanwhile."""
@@ -153,11 +156,16 @@ class Engine:
         self._tiers.flush(limit_s)
 
     def _stats(self) -> ipc.EngineStats:
+        pace = self._scheduler.pace
         return ipc.EngineStats(
             n_running=len(self._scheduler.running),
             n_waiting=len(self._scheduler.waiting) + len(self._arrived),
             n_kv_tokens=self._scheduler.cache.n_tokens,
             n_adapters=self._llama.n_adapters,
+            n_chunk=pace.n_chunk,
+            itl_s=pace.itl_s,
+            predicted_s=pace.predicted_s,
+            measured_s=pace.measured_s,
             **asdict(held()),
             **asdict(self._tally),
             **asdict(self._tiers.stats),
@@ -221,28 +229,38 @@ class Engine:
             self._fail(chunks, error)
             return
         now_ns = time.monotonic_ns()
-        self._tally.step(chunks, (now_ns - start_ns) / 1e9)
-        n_tokens, step_s = sum(len(chunk.tokens) for chunk in chunks), (now_ns - start_ns) / 1e9
-        if any(chunk.is_prefill for chunk in chunks):
-            self._scheduler.budget.observe(n_tokens, step_s)
-        else:
-            self._scheduler.budget.observe_answers(n_tokens, step_s)
-        if self._speculation:
-            self._speculation.observe(chunks, step_s, is_split=self._llama.is_split)
-        self._scheduler.on_computed(chunks)
-        rows = iter(logits)
+        step_s = (now_ns - start_ns) / 1e9
+        self._tally.step(chunks, step_s)
+        self._scheduler.on_computed(chunks, step_s, is_one_pass=self._is_one_pass(chunks))
         for chunk in chunks:
             assert chunk.sequence.slot is not None
             self._scheduler.cache.extend(chunk.sequence.slot, chunk.tokens[: len(chunk.tokens) - chunk.n_drafted])
             chunk.sequence.n_ahead = chunk.n_drafted
             chunk.sequence.n_drafted += chunk.n_drafted
-            if chunk.wants_logits:
-                self._try_advance(chunk, list(islice(rows, chunk.n_outputs)), now_ns)
+        ended = [chunk for chunk in chunks if chunk.wants_logits]
+        rows = iter(logits)
+        for chunk, sampled in zip(ended, self._sampled_together(ended, logits), strict=True):
+            self._try_advance(chunk, list(islice(rows, chunk.n_outputs)), sampled, now_ns)
 
-    def _try_advance(self, chunk: Chunk, rows: list[FloatArray], now_ns: int) -> None:
+    def _is_one_pass(self, chunks: list[Chunk]) -> bool:
+        """Whether all answers' tokens were computed together: drafts may divide a step (``speculative.passes``)."""
+        lengths = [len(chunk.tokens) for chunk in chunks if not chunk.is_prefill]
+        return not self._llama.is_split or len(set(lengths)) <= 1
+
+    @staticmethod
+    def _sampled_together(ended: list[Chunk], logits: FloatArray) -> list[_Drawn]:
+        """The next token of each sequence if all have common settings and no drafts, else None for each."""
+        if len(ended) < FEWEST_TOGETHER or not all(_is_common(chunk) for chunk in ended):
+            return [None] * len(ended)
+        try:
+            return [*Sampler.sample_together([chunk.sequence.sampler for chunk in ended], logits)]
+        except Exception as error:  # requests that end with an error are better than a process that does
+            return [error] * len(ended)
+
+    def _try_advance(self, chunk: Chunk, rows: list[FloatArray], sampled: _Drawn, now_ns: int) -> None:
         sequence = chunk.sequence
         try:
-            self._advance(sequence, rows[0], now_ns)
+            self._advance(sequence, rows[0], sampled, now_ns)
             self._follow_draft(chunk, rows[1:], now_ns)
         except Exception as error:  # its neighbours in the step have no part in it
             self._outbox.end(sequence.id, _failure(error))
@@ -260,17 +278,19 @@ class Engine:
             sequence.n_ahead -= 1
             sequence.n_accepted += 1
             self._tally.n_accepted += 1
-            self._advance(sequence, logits, now_ns)
+            self._advance(sequence, logits, None, now_ns)
 
-    def _advance(self, sequence: Sequence, logits: FloatArray, now_ns: int) -> None:
-        """Sample the sequence's next token, unless the answer has all it may have."""
+    def _advance(self, sequence: Sequence, logits: FloatArray, sampled: _Drawn, now_ns: int) -> None:
+        """Sample the sequence's next token, if it was not yet, unless the answer has all it may have."""
         sequence.answer_end_ns = now_ns
         if not sequence.n_said:
             sequence.answer_start_ns = now_ns
         if sequence.is_full:
             self._end(sequence, "length")
             return
-        sampled = sequence.sampler.sample(logits, sequence.top_logprobs)
+        if isinstance(sampled, Exception):
+            raise sampled
+        sampled = sampled or sequence.sampler.sample(logits, sequence.top_logprobs)
         if sampled.token in sequence.ends:
             self._end(sequence, "stop")
         else:
@@ -339,6 +359,13 @@ class Engine:
     def _shown(self, token: int) -> tuple[str, list[int]]:
         piece = self._llama.piece(token)
         return piece.decode("utf-8", "replace"), list(piece)
+
+
+def _is_common(chunk: Chunk) -> bool:
+    """Whether its next token may be sampled together with others'."""
+    sequence = chunk.sequence
+    has_rows = chunk.n_drafted == 0 and sequence.top_logprobs is None
+    return has_rows and sequence.sampler.is_common and not sequence.is_full
 
 
 def _failure(error: Exception) -> ipc.Failure:

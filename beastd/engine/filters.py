@@ -18,9 +18,9 @@ Indices = npt.NDArray[np.intp]
 
 _FIRST_GUESS = 256
 """How many candidates top_p and typical look at before they look at more; llama.cpp's guess too."""
-_MOST_ROWS = 32
+MOST_ROWS = 32
 """As which ``largest`` sees the scores. More rows make columns fewer and maxima coarser; 16 to 64 cost the same."""
-_COLDEST = 1e-6
+COLDEST = 1e-6
 """Temperatures below differ from it in nothing but rounding errors."""
 
 
@@ -66,7 +66,7 @@ def largest(scores: Scores, k: int) -> Indices:
     n = len(scores)
     if k >= n:
         return _largest_of(np.arange(n), scores, k)
-    n_rows = max(1, min(_MOST_ROWS, math.isqrt(n // k)))
+    n_rows = max(1, min(MOST_ROWS, math.isqrt(n // k)))
     n_columns = n // n_rows
     maxima = scores[: n_rows * n_columns].reshape(n_rows, n_columns).max(axis=0)
     top = np.partition(maxima, n_columns - k)[n_columns - k :]
@@ -162,7 +162,7 @@ def surprise_below(candidates: Candidates, temperature: float, limit: float) -> 
     The truncation of Mirostat 2 (Basu et al. 2021), as in llama.cpp.
     """
     shifted = candidates.logits - candidates.logits.max()
-    weights = np.exp(shifted / max(temperature, _COLDEST))
+    weights = np.exp(shifted / max(temperature, COLDEST))
     least = weights.sum(dtype=np.float64) * 2.0 ** -max(limit, 0.0)
     return candidates.keep(np.flatnonzero(weights >= min(least, 1.0)))
 
@@ -170,7 +170,7 @@ def surprise_below(candidates: Candidates, temperature: float, limit: float) -> 
 def draw(candidates: Candidates, temperature: float, u: float) -> tuple[int, float]:
     """The token at quantile ``u``, above 0 and at most 1, of the distribution, and its probability there."""
     logits = candidates.logits
-    weights = np.exp((logits - logits.max()) / max(temperature, _COLDEST))
+    weights = np.exp((logits - logits.max()) / max(temperature, COLDEST))
     sums = np.cumsum(weights, dtype=np.float64)
     place = int(np.searchsorted(sums, u * sums[-1]))
     return candidates.id(place), float(weights[place] / sums[-1])

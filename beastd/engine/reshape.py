@@ -112,7 +112,7 @@ class Shape:
         slots = scheduler.cache.slots
         scheduler.renew(cache, self._llama.n_sequences)
         held = cache.adopt(slots)
-        scheduler.budget.renew(settings.step_ms / 1e3, self._llama.n_batch)
+        scheduler.pace.renew(settings.step_ms / 1e3, self._llama.n_batch)
         for slot, state in saved.items():
             if slot in held:
                 self._restore(slot, held[slot], state)

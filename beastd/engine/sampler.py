@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
-from beastd.engine import filters
+from beastd.engine import filters, together
 from beastd.engine.filters import Candidates, FloatArray
 from beastd.engine.penalties import LARGEST_LOGIT, Dry, Penalties
 from beastd.errors import BadRequest
@@ -76,6 +76,7 @@ class Sampler:
         self._grammar = grammar
         self._random = Random(None if sampling.seed == -1 else sampling.seed)
         self._max_surprise = 2 * sampling.mirostat_tau
+        self._is_common = together.is_common(sampling)
 
     def sample(self, logits: FloatArray, n_top_logprobs: int | None) -> Sampled:
         """Choose a token and remember it.
@@ -89,13 +90,51 @@ class Sampler:
         with np.errstate(over="ignore"):  # what overflows to -inf is a token never chosen
             self._edit(logits)
             token, probability = self._choose(logits)
-            if self._grammar and not self._grammar.is_allowed(token):
-                self._grammar.mask(logits)
-                token, probability = self._choose(logits)
-        self._accept(token, probability)
+            token = self._settle(logits, token, probability)
         if own_logits is None:
             return Sampled(token)
         return _with_logprobs(token, own_logits, n_top_logprobs or 0)
+
+    @staticmethod
+    def sample_together(samplers: Sequence[Sampler], logits: FloatArray) -> list[Sampled | Exception]:
+        """As ``sample`` without log-probabilities, of a row for each sampler; all are such as ``is_common``.
+
+        What one of them would raise stands in its place.
+        """
+        with np.errstate(over="ignore"):
+            faults = [sampler._try_edit(row) for sampler, row in zip(samplers, logits, strict=True)]
+            us = [1.0 - sampler._random.random() for sampler in samplers]
+            tokens, probabilities = together.draw(logits, [sampler._sampling for sampler in samplers], us)
+            found = zip(samplers, faults, logits, us, tokens, probabilities, strict=True)
+            return [fault or sampler._try_settle(*rest) for sampler, fault, *rest in found]
+
+    @property
+    def is_common(self) -> bool:
+        """Whether ``sample_together`` may have it."""
+        return self._is_common
+
+    def _try_edit(self, logits: FloatArray) -> Exception | None:
+        try:
+            self._edit(logits)
+        except Exception as error:  # its neighbours have no part in it
+            return error
+        return None
+
+    def _try_settle(self, logits: FloatArray, u: float, token: int, probability: float) -> Sampled | Exception:
+        try:
+            if token < 0:
+                token, probability = filters.draw(self._truncate(logits), self._sampling.temperature, u)
+            return Sampled(self._settle(logits, token, probability))
+        except Exception as error:
+            return error
+
+    def _settle(self, logits: FloatArray, token: int, probability: float) -> int:
+        """Take the token that was drawn, or if the grammar refuses it another one, and remember it."""
+        if self._grammar and not self._grammar.is_allowed(token):
+            self._grammar.mask(logits)
+            token, probability = self._choose(logits)
+        self._accept(token, probability)
+        return token
 
     def _edit(self, logits: FloatArray) -> None:
         if len(self._biased):

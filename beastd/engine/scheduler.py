@@ -6,6 +6,7 @@ a token budget (the idea of vLLM's ``v1/core/sched``: prefill and decode share o
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Protocol
@@ -13,22 +14,17 @@ from typing import Protocol
 from beastd.engine.adapters import AdapterSet, renamed
 from beastd.engine.kvcache import KVCache
 from beastd.engine.leaders import Leaders
+from beastd.engine.pace import KERNEL_TOKENS, Pace
 from beastd.engine.policies import Order
 from beastd.engine.prefixes import Slot
 from beastd.engine.sequence import Sequence
 from beastd.engine.turns import Turns
 
-MIN_STEP_TOKENS = 32
-"""Below this a prefill chunk costs almost as much as this many tokens: matrix kernels are not yet filled."""
 SET_BONUS = 800
 """Prompt tokens by which a waiting sequence goes before others when its set of LoRA adapters runs already: alone in
 its set, each token of its answer would cost a step of its own."""
 ANSWER_CELLS = 64
 """Room for so much of its answer a sequence must find beside the others: else it would soon have to be paused."""
-ANSWER_TOKENS = 5
-"""Prompt tokens that take as long as one of an answer, until steps have been measured."""
-KERNEL_TOKENS = 16
-"""llama.cpp's matrix kernels take this many tokens at a time; what is left over costs as much as a full set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,49 +60,6 @@ class Chunk:
         return self.sequence.is_decoding and self.sequence.speculative != "off"
 
 
-SHORT_TOKENS = 64
-"""A whole prompt of so few tokens is answered by a short step: parts of longer prompts wait for the next one."""
-
-
-class StepBudget:
-    """How many tokens a step may hold so that it stalls the streams for about ``target_s`` at most.
-
-    Learns the machine's prefill rate (tokens/s), and what an answer's token takes, from measured steps.
-    """
-
-    def __init__(self, target_s: float, n_batch: int, rate: float) -> None:
-        self.target_s = target_s
-        self._n_batch = n_batch
-        self.rate = rate
-        self._answer_s = ANSWER_TOKENS / rate
-
-    def renew(self, target_s: float, n_batch: int) -> None:
-        """Steps are to take so long, and may hold so many tokens, from now on."""
-        self.target_s, self._n_batch = target_s, n_batch
-
-    @property
-    def n_tokens(self) -> int:
-        """Tokens for the next step, decodes included."""
-        return self.n_tokens_among(1)
-
-    def n_tokens_among(self, n_sets: int) -> int:
-        """Tokens for the next step when so many adapter sets take turns: a step each shall not take longer than one."""
-        return int(max(MIN_STEP_TOKENS, min(self._n_batch, self.rate * self.target_s / n_sets)))
-
-    def observe(self, n_tokens: int, step_s: float) -> None:
-        """Take note of a step that held prompt tokens; small ones say nothing of the rate."""
-        if n_tokens >= MIN_STEP_TOKENS and step_s > 0:
-            self.rate += 0.2 * (n_tokens / step_s - self.rate)
-
-    def observe_answers(self, n_tokens: int, step_s: float) -> None:
-        """Take note of a step that held tokens of answers only."""
-        self._answer_s += 0.2 * (step_s / n_tokens - self._answer_s)
-
-    def work_s(self, n_prompt: int, n_answer: int) -> float:
-        """Seconds of the machine that so many prompt and answer tokens take, among others."""
-        return n_prompt / self.rate + n_answer * self._answer_s
-
-
 class Fetch(Protocol):
     """Brings KV back that was kept elsewhere."""
 
@@ -120,19 +73,19 @@ class Fetch(Protocol):
 class Scheduler:
     """Owns the waiting and running sequences of one engine."""
 
-    def __init__(self, cache: KVCache, budget: StepBudget, order: Order, n_most: int, fetch: Fetch) -> None:
+    def __init__(self, cache: KVCache, pace: Pace, order: Order, n_most: int, fetch: Fetch) -> None:
         """``n_most``: sequences that may run at once."""
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
         self.cache = cache
-        self.budget = budget
+        self.pace = pace
+        self.order = order
         self.n_paused = 0
         """How often a sequence lost its place to others."""
         self._n_most = n_most
         self._fetch = fetch
         self._leaders = Leaders()
-        self.order = order
-        self._turns = Turns(budget.target_s)
+        self._turns = Turns(pace.target_s)
 
     @property
     def is_idle(self) -> bool:
@@ -230,7 +183,7 @@ class Scheduler:
     def queue(self, now_ns: int) -> list[Sequence]:
         """The waiting sequences as slots would go to them now, by the policy; sets that run have a bonus."""
         sets = {sequence.adapters for sequence in self.running}
-        bonus_s = self.budget.work_s(SET_BONUS, 0)
+        bonus_s = self.pace.work_s(SET_BONUS, 0)
         return sorted(
             self.waiting, key=lambda one: self.order.rank(one, now_ns, bonus_s if one.adapters in sets else 0.0)
         )
@@ -247,7 +200,7 @@ class Scheduler:
         chunks = self._decodes(turn)
         prompts = [sequence for sequence in self.running if not sequence.answer and sequence.adapters == turn]
         if prompts:
-            chunks += self._prompt_chunks(prompts, chunks, self.budget.n_tokens_among(len(sets)), now_ns)
+            chunks += self._prompt_chunks(prompts, chunks, len(sets), now_ns)
         if not chunks:  # no cell for any prompt, and no answer that will end and free some
             self._pause_one()
             return self.next_batch(now_ns)
@@ -268,8 +221,11 @@ class Scheduler:
         assert len(self.running) > 1, "a sequence that runs alone has all cells"
         self.pause(self.order.victim(self.running))
 
-    def on_computed(self, chunks: list[Chunk]) -> None:
-        """A step has computed these; told before their tokens are taken note of."""
+    def on_computed(self, chunks: list[Chunk], step_s: float, *, is_one_pass: bool) -> None:
+        """A step has computed these; told before their tokens are taken note of. ``is_one_pass``: see ``Pace``."""
+        n_prefill = sum(len(chunk.tokens) for chunk in chunks if chunk.is_prefill)
+        n_rows = sum(len(chunk.tokens) for chunk in chunks) - n_prefill
+        self.pace.observe(n_rows, n_prefill, self.n_attended(chunks), step_s, is_one_pass=is_one_pass)
         for chunk in chunks:
             n = len(chunk.tokens)
             self.order.on_computed(chunk.sequence, *((n, 0) if chunk.is_prefill else (0, n)))
@@ -288,24 +244,35 @@ class Scheduler:
         for sequence in self.running if was_read else ():
             sequence.adapters = renamed(sequence.adapters, path, name)
 
-    def _prompt_chunks(self, prompts: list[Sequence], decodes: list[Chunk], n_tokens: int, now_ns: int) -> list[Chunk]:
+    def _prompt_chunks(self, prompts: list[Sequence], decodes: list[Chunk], n_sets: int, now_ns: int) -> list[Chunk]:
+        """The most urgent prompts. One that ends in this step waits for others only as far as that pays."""
+        n_rows, n_cells = len(decodes), self.n_attended(decodes)
         decoding = {chunk.slot for chunk in decodes}
+        n_room = self.pace.n_prefill(n_rows, n_cells, n_sets=n_sets)
+        n_most = self.pace.n_stretched(n_rows, n_cells, n_sets=n_sets)
+        n_wanted = min(max(n_room, n_most), sum(sequence.n_prefill_left for sequence in prompts))
+        if not self.cache.make_room(n_rows + n_wanted):
+            n_obtained = self.cache.n_free - n_rows
+            n_room, n_most = min(n_room, n_obtained), min(n_most, n_obtained)
         chunks: list[Chunk] = []
-        n_left = max(KERNEL_TOKENS + 1, n_tokens - len(decodes))  # streams never starve prompts
-        n_left = min(n_left, sum(sequence.n_prefill_left for sequence in prompts))
-        if not self.cache.make_room(len(decodes) + n_left):
-            n_left = self.cache.n_free - len(decodes)
-        has_short = False
+        n_ended = 0
         for sequence in sorted(prompts, key=lambda sequence: self.order.rank(sequence, now_ns)):
-            tokens = _prompt_tokens(sequence, n_left, decoding)
-            is_whole = len(tokens) == sequence.n_prefill_left
-            if not tokens or (has_short and not is_whole):
+            n, n_left = sequence.n_prefill_left, len(prompts) - n_ended
+            if n_ended and n > min(n_room, self.pace.n_worth_waiting_for(n_ended, n_left, n_rows)):
                 break
-            n_done = len(sequence.prompt) - sequence.n_prefill_left
-            chunks.append(Chunk(sequence, tokens, n_done, is_whole))
-            n_left -= len(tokens)
-            has_short |= is_whole and n_done == sequence.n_found and len(tokens) <= SHORT_TOKENS
+            tokens = _prompt_tokens(sequence, n if n <= n_most and not chunks else n_room, decoding)
+            if not tokens:
+                break
+            chunks.append(Chunk(sequence, tokens, len(sequence.prompt) - n, len(tokens) == n))
+            n_room -= len(tokens)
+            n_ended += len(tokens) == n
         return chunks
+
+    def n_attended(self, chunks: Iterable[Chunk]) -> int:
+        """Cells that the chunks' tokens attend to, as ``StepCosts`` counts them."""
+        if self.cache.n_cells is not None:
+            return sum(len(chunk.tokens) for chunk in chunks) * self.cache.n_tokens
+        return sum(len(chunk.tokens) * (2 * chunk.start + len(chunk.tokens) + 1) // 2 for chunk in chunks)
 
 
 _by_slot = attrgetter("slot")

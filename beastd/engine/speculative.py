@@ -236,11 +236,6 @@ class Speculation:
         """The sequence has ended."""
         self._tracks.pop(id_, None)
 
-    def observe(self, chunks: Sequence[Chunk], step_s: float, *, is_split: bool) -> None:
-        """A step was computed."""
-        if len(parts := passes([len(chunk.tokens) for chunk in chunks], is_split=is_split)) == 1:
-            self._costs.observe(parts[0], step_s)
-
     def extend(self, chunks: list[Chunk], n_room: int, *, is_split: bool) -> list[Chunk]:
         """The same step with drafts; ``n_room``: tokens it may hold besides."""
         tracks = {i: self._follow(chunk.sequence) for i, chunk in enumerate(chunks) if chunk.can_draft}

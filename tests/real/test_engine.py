@@ -18,7 +18,7 @@ from beastd.engine.engine import Engine
 from beastd.engine.intake import Intake
 from beastd.engine.llama import DecodeError, Llama
 from beastd.engine.outbox import Outbox
-from beastd.engine.scheduler import StepBudget
+from beastd.engine.pace import Pace
 from beastd.registry.registry import BUILTIN_DIR
 
 CUB = BUILTIN_DIR / "cub"
@@ -33,7 +33,7 @@ class Forge:
         self.text: dict[int, str] = {}
         self.finals: dict[int, Final] = {}
         self.errors: dict[int, ipc.Failure] = {}
-        self.scheduler = new_scheduler(llama, StepBudget(1.0, step_tokens, step_tokens))
+        self.scheduler = new_scheduler(llama, Pace(1.0, step_tokens, step_tokens))
         self.engine = Engine(llama, Intake(llama, None), self.scheduler, self.inbox, Outbox(self._hear))
         for slot in range(N_PARALLEL):
             llama.forget(slot, 0)

@@ -25,7 +25,7 @@ from beastd.engine.engine import Engine
 from beastd.engine.intake import Intake
 from beastd.engine.llama import Llama
 from beastd.engine.outbox import Outbox
-from beastd.engine.scheduler import StepBudget
+from beastd.engine.pace import Pace
 
 KINDS = (*tiny_models.KINDS, "narrow")
 """The narrow one is the model with a window whose cache is no larger than the window needs."""
@@ -64,7 +64,7 @@ class Forge:
         self.inbox: SimpleQueue[ipc.ToWorker] = SimpleQueue()
         self.finals: dict[int, Final] = {}
         self.errors: list[ipc.Failure] = []
-        self.scheduler = new_scheduler(llama, StepBudget(1.0, llama.n_batch, 64))
+        self.scheduler = new_scheduler(llama, Pace(1.0, llama.n_batch, 64))
         self.engine = Engine(llama, Intake(llama, None), self.scheduler, self.inbox, Outbox(self._hear))
 
     def _hear(self, step: ipc.Step) -> None:

@@ -20,7 +20,7 @@ from beastd.engine.engine import Engine
 from beastd.engine.intake import Intake
 from beastd.engine.llama import Llama
 from beastd.engine.outbox import Outbox
-from beastd.engine.scheduler import StepBudget
+from beastd.engine.pace import Pace
 from beastd.errors import BadModel
 from beastd.registry.registry import BUILTIN_DIR
 
@@ -54,7 +54,7 @@ class Forge:
         self.errors: dict[int, ipc.Failure] = {}
         self.told: list[ipc.FromWorker] = []
         self.llama = Llama(shape, lambda _fraction: None)
-        self.scheduler = new_scheduler(self.llama, StepBudget(1.0, 256, 256))
+        self.scheduler = new_scheduler(self.llama, Pace(1.0, 256, 256))
         intake = Intake(self.llama, None)
         self.engine = Engine(self.llama, intake, self.scheduler, self.inbox, Outbox(self._hear))
 

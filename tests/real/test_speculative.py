@@ -17,7 +17,8 @@ from beastd.engine.engine import Engine
 from beastd.engine.intake import Intake
 from beastd.engine.llama import Llama
 from beastd.engine.outbox import Outbox
-from beastd.engine.scheduler import Chunk, StepBudget
+from beastd.engine.pace import Pace
+from beastd.engine.scheduler import Chunk
 from beastd.engine.speculative import Speculation
 from beastd.registry.registry import BUILTIN_DIR
 
@@ -67,7 +68,7 @@ class Forge:
         self.logprobs: dict[int, list[Logprob]] = {}
         self.finals: dict[int, Final] = {}
         self.errors: dict[int, ipc.Failure] = {}
-        self.scheduler = new_scheduler(llama, StepBudget(1.0, 256, 256))
+        self.scheduler = new_scheduler(llama, Pace(1.0, 256, 256))
         speculation = Eager(Free()) if drafts else None
         intake, outbox = Intake(llama, None), Outbox(self._hear)
         self.engine = Engine(llama, intake, self.scheduler, self.inbox, outbox, speculation=speculation)

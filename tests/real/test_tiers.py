@@ -16,7 +16,7 @@ from beastd.engine.engine import Engine
 from beastd.engine.intake import Intake
 from beastd.engine.llama import Llama
 from beastd.engine.outbox import Outbox
-from beastd.engine.scheduler import StepBudget
+from beastd.engine.pace import Pace
 from beastd.engine.tiers import Tiers, identity_of
 
 CUB = Path(beastd.__file__).parent / "builtin" / "cub" / "cub-q2_k.gguf"
@@ -36,7 +36,7 @@ class Forge:
         self.inbox: SimpleQueue[ipc.ToWorker] = SimpleQueue()
         self.text = ""
         self.final: Final | None = None
-        self.scheduler = new_scheduler(self.llama, StepBudget(1.0, 256, 256), self.tiers)
+        self.scheduler = new_scheduler(self.llama, Pace(1.0, 256, 256), self.tiers)
         self.cache = self.scheduler.cache
         self.engine = Engine(
             self.llama, Intake(self.llama, None), self.scheduler, self.inbox, Outbox(self._hear), tiers=self.tiers

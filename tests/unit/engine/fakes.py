@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 
 from beastd.engine.kvcache import KVCache
+from beastd.engine.pace import Pace
 from beastd.engine.policies import ORDERS
 from beastd.engine.prefixes import Slot
-from beastd.engine.scheduler import Scheduler, StepBudget
+from beastd.engine.scheduler import Scheduler
 from beastd.engine.sequence import Sequence
 
 
@@ -52,6 +53,6 @@ class FakeFetch:
         return 0
 
 
-def scheduler_of(cache: KVCache, budget: StepBudget, n_most: int | None = None, policy: str = "mix") -> Scheduler:
+def scheduler_of(cache: KVCache, pace: Pace, n_most: int | None = None, policy: str = "mix") -> Scheduler:
     """A scheduler with nothing but this cache."""
-    return Scheduler(cache, budget, ORDERS[policy](budget), n_most or len(cache.slots), FakeFetch())
+    return Scheduler(cache, pace, ORDERS[policy](pace), n_most or len(cache.slots), FakeFetch())

@@ -19,8 +19,9 @@ from beastd.engine.intake import Intake
 from beastd.engine.kvcache import KVCache
 from beastd.engine.llama import Llama
 from beastd.engine.outbox import Outbox
+from beastd.engine.pace import Pace
 from beastd.engine.sampler import Sampled, Sampler
-from beastd.engine.scheduler import Chunk, StepBudget
+from beastd.engine.scheduler import Chunk
 from beastd.engine.sequence import Sequence
 from beastd.engine.tiers import Tiers
 from beastd.errors import BadRequest
@@ -33,6 +34,7 @@ class Table:
     """As much of a Llama as the loop uses: every token is as likely, and its text is a letter."""
 
     failure: Exception | None = None
+    is_split = False
 
     def __init__(self) -> None:
         self.attached = Attached(str)
@@ -66,6 +68,8 @@ class Table:
 
 class Draw:
     """As much of a sampler: always the same token, or a failure."""
+
+    is_common = False
 
     def __init__(self, failure: Exception | None) -> None:
         self._failure = failure
@@ -104,7 +108,7 @@ class Forge:
     def __init__(self) -> None:
         self.inbox: SimpleQueue[ipc.ToWorker] = SimpleQueue()
         self.table, self.door = Table(), Door()
-        self.scheduler = scheduler_of(KVCache(N_SLOTS, self.table.cells), StepBudget(1.0, 512, 512))
+        self.scheduler = scheduler_of(KVCache(N_SLOTS, self.table.cells), Pace(1.0, 512, 512))
         self.text: dict[int, str] = {}
         self.endings: dict[int, str] = {}
         self.told: list[ipc.FromWorker] = []

@@ -11,15 +11,13 @@ from beastd.contract import Priority
 from beastd.engine.adapters import AdapterSet
 from beastd.engine.detokenizer import Detokenizer
 from beastd.engine.kvcache import KVCache
+from beastd.engine.pace import KERNEL_TOKENS, MIN_STEP_TOKENS, STRETCH, Pace
 from beastd.engine.policies import AGEING
 from beastd.engine.sampler import Sampler
 from beastd.engine.scheduler import (
-    KERNEL_TOKENS,
-    MIN_STEP_TOKENS,
     SET_BONUS,
     Chunk,
     Scheduler,
-    StepBudget,
 )
 from beastd.engine.sequence import Sequence
 from beastd.engine.turns import TURN_STEPS
@@ -46,7 +44,7 @@ def sequence(
 
 
 def scheduler(n_slots: int = 4, rate: float = 100, target_s: float = 1, policy: str = "mix") -> Scheduler:
-    return scheduler_of(KVCache(n_slots, FakeCells()), StepBudget(target_s, 2048, rate), policy=policy)
+    return scheduler_of(KVCache(n_slots, FakeCells()), Pace(target_s, 2048, rate), policy=policy)
 
 
 def compute(chunks: list[Chunk], rooms: Scheduler) -> None:
@@ -72,7 +70,7 @@ def test_decodes_come_first_and_prompts_fill_the_rest() -> None:
     rooms.admit(0)
     chunks = rooms.next_batch(0)
     assert ids(chunks) == [1, 2]
-    assert [len(chunk.tokens) for chunk in chunks] == [1, 97]  # one goes with the decode, 96 fill the kernels evenly
+    assert [len(chunk.tokens) for chunk in chunks] == [1, 81]  # one goes with the decode, 80 fill the kernels evenly
     assert [chunk.wants_logits for chunk in chunks] == [True, False]
 
 
@@ -98,9 +96,43 @@ def test_a_short_prompt_is_not_kept_waiting_by_parts_of_long_ones_in_its_step() 
     assert [chunk.is_prefill for chunk in rooms.next_batch(0)] == [False, True]
 
 
+def test_a_prompt_that_ends_in_a_step_does_not_wait_for_another_that_only_fills_it() -> None:
+    """Two of 45 tokens would fit a step of a second; the first one's answer begins half a second sooner alone."""
+    rooms = scheduler(rate=100)
+    for id_ in (1, 2):
+        rooms.add(sequence(id_, 45))
+    rooms.admit(0)
+    assert [len(chunk.tokens) for chunk in rooms.next_batch(0)] == [45]
+
+
+def test_short_prompts_share_a_step_that_many_answers_make_dear() -> None:
+    """Each further step would compute the rows of all answers once more."""
+    rooms = scheduler(n_slots=40, rate=100)
+    for id_ in range(30):
+        rooms.add(sequence(id_, 1))
+    rooms.admit(0)
+    while not all(one.answer for one in rooms.running):
+        compute(rooms.next_batch(0), rooms)
+    for id_ in range(50, 55):
+        rooms.add(sequence(id_, 10))
+    rooms.admit(0)
+    assert sum(chunk.is_prefill for chunk in rooms.next_batch(0)) >= 3
+
+
+def test_a_prompt_that_is_a_little_longer_than_a_step_should_hold_is_not_split() -> None:
+    rooms = scheduler(rate=100)
+    rooms.add(sequence(1, 140))
+    rooms.add(sequence(2, 300))
+    rooms.admit(0)
+    chunks = rooms.next_batch(0)
+    assert [len(chunk.tokens) for chunk in chunks] == [140]
+    compute(chunks, rooms)
+    assert sum(len(chunk.tokens) for chunk in rooms.next_batch(0) if chunk.is_prefill) <= 100
+
+
 def test_streams_that_fill_the_budget_do_not_starve_a_prompt() -> None:
-    rooms = scheduler(n_slots=64, rate=1)
-    for id_ in range(63):
+    rooms = scheduler(n_slots=64, rate=1, target_s=68)
+    for id_ in range(62):
         rooms.add(sequence(id_, 1))
     rooms.admit(0)
     while not all(one.answer for one in rooms.running):
@@ -230,20 +262,6 @@ def test_a_detached_adapter_that_nobody_has_read_yet_is_read_under_its_own_name(
     assert rooms.running[0].adapters == PIRATE
 
 
-def test_the_budget_follows_the_measured_rate_within_its_bounds() -> None:
-    budget = StepBudget(0.25, 2048, 400)
-    assert budget.n_tokens == 100
-    for _ in range(50):
-        budget.observe(100, 0.5)
-    assert 50 <= budget.n_tokens < 55
-    for _ in range(100):
-        budget.observe(1000, 0.01)
-    assert budget.n_tokens == 2048
-    for _ in range(100):
-        budget.observe(32, 10)
-    assert budget.n_tokens == MIN_STEP_TOKENS
-
-
 @given(st.lists(st.tuples(st.integers(1, 300), st.integers(0, 2), st.booleans()), max_size=30), st.integers(1, 4))
 def test_every_sequence_gets_its_whole_prompt_computed_once_and_no_step_exceeds_the_budget(
     arrivals: list[tuple[int, int, bool]], n_slots: int
@@ -258,7 +276,9 @@ def test_every_sequence_gets_its_whole_prompt_computed_once_and_no_step_exceeds_
             rooms.add(pending.pop(0))
         rooms.admit(step * SECOND // 10)
         chunks = rooms.next_batch(step * SECOND // 10)
-        assert sum(len(chunk.tokens) for chunk in chunks) <= rooms.budget.n_tokens
+        n_prefill = sum(len(chunk.tokens) for chunk in chunks if chunk.is_prefill)
+        n_rows = len(chunks) - sum(chunk.is_prefill for chunk in chunks)
+        assert rooms.pace.costs.predict_s(n_rows, n_prefill) <= STRETCH
         assert len(set(ids(chunks))) == len(chunks)
         assert len({chunk.sequence.adapters for chunk in chunks}) <= 1
         for one in rooms.running:
@@ -325,7 +345,7 @@ def test_clients_share_slots_by_what_was_computed_for_them() -> None:
     (first,) = rooms.admit(0)
     while not first.answer:
         chunks = rooms.next_batch(0)
-        rooms.on_computed(chunks)
+        rooms.on_computed(chunks, 0.1, is_one_pass=True)
         compute(chunks, rooms)
     rooms.remove(first)
     assert [one.id for one in rooms.queue(0)] == [3, 2]
@@ -333,9 +353,9 @@ def test_clients_share_slots_by_what_was_computed_for_them() -> None:
 
 def test_what_an_answers_token_takes_is_learnt_from_steps_of_answers_alone() -> None:
     """At first it is guessed by the prefill rate."""
-    budget = StepBudget(0.3, 2048, 100)
-    assert budget.work_s(100, 0) == 1.0
-    assert budget.work_s(0, 20) == 1.0
+    pace = Pace(0.3, 2048, 100)
+    assert pace.work_s(100, 0) == 1.0
+    assert pace.work_s(0, 20) == 1.0
     for _ in range(60):
-        budget.observe_answers(8, 0.08)
-    assert round(budget.work_s(0, 20), 3) == 0.2
+        pace.observe(8, 0, 0, 0.08)
+    assert round(pace.work_s(0, 20), 3) == 0.2
