@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from queue import SimpleQueue
 from typing import Any
 
@@ -13,13 +14,15 @@ from beastd import ipc
 from beastd.contract import Final, Logprob, Message
 from beastd.engine.assembly import new_scheduler
 from beastd.engine.costs import StepCosts
+from beastd.engine.draftmodel import CATCH_UP_TOKENS, DraftModel
 from beastd.engine.engine import Engine
 from beastd.engine.intake import Intake
-from beastd.engine.llama import Llama
+from beastd.engine.llama import DecodeError, Llama
 from beastd.engine.outbox import Outbox
 from beastd.engine.pace import Pace
 from beastd.engine.scheduler import Chunk
-from beastd.engine.speculative import Speculation
+from beastd.engine.speculative import Drafter, Patience, Speculation, Wish
+from beastd.errors import BadModel
 from beastd.registry.registry import BUILTIN_DIR
 
 CUB = BUILTIN_DIR / "cub"
@@ -48,7 +51,7 @@ PROMPTS = [
 class Free(StepCosts):
     """A machine on which tokens beside the first cost next to nothing: everything that can be drafted is."""
 
-    def predict_s(self, n_tokens: int) -> float:
+    def predict_s(self, n_tokens: int, n_prefill: int = 0, n_cells: int = 0) -> float:
         return 1.0 + n_tokens / 1e6
 
 
@@ -62,14 +65,14 @@ class Eager(Speculation):
 class Forge:
     """An engine whose steps the test takes, and what it has said so far."""
 
-    def __init__(self, llama: Llama, *, drafts: bool = True) -> None:
+    def __init__(self, llama: Llama, *, drafts: bool = True, drafter: Drafter | None = None) -> None:
         self.inbox: SimpleQueue[ipc.ToWorker] = SimpleQueue()
         self.text: dict[int, str] = {}
         self.logprobs: dict[int, list[Logprob]] = {}
         self.finals: dict[int, Final] = {}
         self.errors: dict[int, ipc.Failure] = {}
         self.scheduler = new_scheduler(llama, Pace(1.0, 256, 256))
-        speculation = Eager(Free()) if drafts else None
+        speculation = Eager(Free(256), drafter) if drafts else None
         intake, outbox = Intake(llama, None), Outbox(self._hear)
         self.engine = Engine(llama, intake, self.scheduler, self.inbox, outbox, speculation=speculation)
         llama.forget_all()
@@ -113,16 +116,18 @@ class Forge:
 @pytest.fixture(scope="module")
 def llama() -> Iterator[Llama]:
     settings = ipc.LoadSettings(n_ctx=512, n_parallel=N_PARALLEL, n_threads=1)
-    load = ipc.Load(paths=[str(CUB / "cub-q8_0.gguf")], label="cub", settings=settings)
+    draft = str(CUB / "cub-draft-f16.gguf")
+    load = ipc.Load(paths=[str(CUB / "cub-q8_0.gguf")], label="cub", draft=draft, settings=settings)
     llama = Llama(load, lambda _fraction: None)
     yield llama
     llama.close(keeps_model=False)
 
 
-def same(llama: Llama, prompt: str, **fields: Any) -> tuple[Forge, int]:
+def same(llama: Llama, prompt: str, drafter: Drafter | None = None, **fields: Any) -> tuple[Forge, int]:
     """Ask with drafts and without, and expect the same answer; what came with them."""
-    plain, drafting = Forge(llama, drafts=False), Forge(llama)
+    plain = Forge(llama, drafts=False)
     id_ = plain.ask(prompt, **fields)
+    drafting = Forge(llama, drafter=drafter)
     assert drafting.ask(prompt, **fields) == id_
     assert drafting.text[id_] == plain.text[id_]
     one, other = drafting.finals[id_], plain.finals[id_]
@@ -203,10 +208,12 @@ def test_a_grammar_holds_within_drafts(llama: Llama) -> None:
 
 def test_many_at_once_answer_as_they_do_alone(llama: Llama) -> None:
     """Each along its own draft, in steps of unequal lengths."""
-    plain, crowd = Forge(llama, drafts=False), Forge(llama)
     prompts = [*PROMPTS[:5], REPEATING, POEM * 3]
-    for id_, prompt in enumerate(prompts, 1):
+    plain = Forge(llama, drafts=False)
+    for prompt in prompts:
         plain.ask(prompt, raw=prompt not in PROMPTS, n=40)
+    crowd = Forge(llama)
+    for id_, prompt in enumerate(prompts, 1):
         crowd.submit(id_, prompt, raw=prompt not in PROMPTS, n=40)
     crowd.finish()
     assert crowd.text == plain.text
@@ -235,3 +242,153 @@ def test_cancel_between_two_steps_leaves_nothing(llama: Llama) -> None:
     forge.finish()
     assert not forge.engine._speculation._tracks
     assert Counter(slot.is_busy for slot in forge.scheduler.cache.slots) == {False: N_PARALLEL}
+
+
+# --- a draft model ---
+
+
+class Gift(DraftModel):
+    """One whose drafts cost nothing: it is always asked."""
+
+    def cost_s(self, n_sequences: int, n_tokens: int) -> float:
+        return 0.0
+
+    def catch_up_s(self, wishes: Sequence[Wish]) -> float:
+        return 0.0
+
+
+@pytest.fixture(scope="module")
+def drafter(llama: Llama) -> Iterator[DraftModel]:
+    drafter = Gift(llama.load, llama)
+    yield drafter
+    drafter.close()
+
+
+@pytest.mark.parametrize("prompt", PROMPTS[:6])
+@pytest.mark.parametrize("sampling", [{}, {"temperature": 0.8, "seed": 5}])
+def test_a_draft_model_changes_no_answer(
+    llama: Llama, drafter: DraftModel, prompt: str, sampling: dict[str, Any]
+) -> None:
+    forge, id_ = same(llama, prompt, drafter, sampling={**sampling, "speculative": "draft"}, n=40)
+    assert forge.finals[id_].n_drafted
+
+
+def test_a_draft_model_is_often_right(llama: Llama, drafter: DraftModel) -> None:
+    """It names Cub's own greedy token in two of five places."""
+    forge, id_ = same(llama, PROMPTS[4], drafter, sampling={"speculative": "draft"})
+    assert forge.finals[id_].n_accepted >= 20
+
+
+def test_a_draft_model_drafts_for_all_at_once(llama: Llama, drafter: DraftModel) -> None:
+    """Its slots follow those who use them, one after another: more requests than slots, of unequal lengths."""
+    prompts = [*PROMPTS[:6], *PROMPTS[:5]]
+    plain = Forge(llama, drafts=False)
+    for id_, prompt in enumerate(prompts, 1):
+        plain.ask(prompt, n=10 + id_)
+    crowd = Forge(llama, drafter=drafter)
+    for id_, prompt in enumerate(prompts, 1):
+        crowd.submit(id_, prompt, n=10 + id_)
+    crowd.finish()
+    assert crowd.text == plain.text
+    assert crowd.engine._tally.n_accepted
+
+
+def test_a_long_text_is_caught_up_with_in_parts(llama: Llama, drafter: DraftModel) -> None:
+    wish = Wish(0, list(range(10, 10 + CATCH_UP_TOKENS + 5)))
+    assert drafter.draft([wish], 3) == {}
+    (in_parts,) = drafter.draft([wish], 3).values()
+    assert len(in_parts) == 3
+    (again,) = drafter.draft([wish], 3).values()
+    assert again == in_parts
+    assert drafter.draft([Wish(0, [7] * 511)], 3) == {}, "its context is full"
+
+
+def test_a_draft_model_that_fails_is_no_ones_end(
+    llama: Llama, drafter: DraftModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_wishes: object, _n: int) -> None:
+        raise DecodeError(-3)
+
+    monkeypatch.setattr(drafter, "draft", broken)
+    same(llama, PROMPTS[0], drafter, sampling={"speculative": "draft"})
+
+
+def test_a_draft_of_another_vocabulary_is_refused(llama: Llama, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = Llama(llama.load, lambda _fraction: None)
+    monkeypatch.setattr(Llama, "vocabulary", property(lambda it: it is other))
+    with pytest.raises(BadModel, match="other tokens"):
+        DraftModel(llama.load, other)
+    other.close(keeps_model=False)
+
+
+# --- the distribution ---
+
+N_SAMPLES = 800
+MOST_CHI = 3.29
+"""Standard errors a statistic may be off: one run in a thousand by chance, were the seeds not fixed."""
+
+
+class Always(Patience):
+    """Drafts whatever it promises."""
+
+    def is_over(self, gain: float) -> bool:
+        return True
+
+
+class Parrot:
+    """Proposes always the same tokens, whatever comes: the likeliest ones, so that many are accepted."""
+
+    def __init__(self, tokens: list[int], n_prompt: int) -> None:
+        self._tokens, self._n_prompt = tokens, n_prompt
+
+    def cost_s(self, n_sequences: int, n_tokens: int) -> float:
+        return 0.0
+
+    def catch_up_s(self, wishes: Sequence[Wish]) -> float:
+        return 0.0
+
+    def draft(self, wishes: Sequence[Wish], n_tokens: int) -> dict[int, list[int]]:
+        return {wish.slot: self._tokens[len(wish.text) - self._n_prompt :][:n_tokens] for wish in wishes}
+
+
+def answers(llama: Llama, drafter: Drafter | None, seeds: range) -> tuple[list[tuple[int, ...]], Forge]:
+    """Four tokens after a prompt, once for each seed, at temperature 1."""
+    forge = Forge(llama, drafts=drafter is not None, drafter=drafter)
+    if speculation := forge.engine._speculation:
+        speculation._patience = speculation._asks = Always()
+    sampling = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "speculative": "draft", "ignore_eos": True}
+    for seed in seeds:
+        forge.submit(seed + 1, "The big dog", raw=True, n=4, sampling={**sampling, "seed": seed})
+    forge.finish()
+    assert not forge.errors
+    return [tuple(forge.finals[seed + 1].context[-4:]) for seed in seeds], forge
+
+
+def distance(ones: list[int], others: list[int]) -> float:
+    """How far two samples' tokens are from one distribution, in standard errors (chi-square of two samples).
+
+    Tokens seen fewer than ten times together are one class.
+    """
+    a, b = Counter(ones), Counter(others)
+    common = [token for token in a | b if a[token] + b[token] >= 10]
+    pairs = [(a[token], b[token]) for token in common]
+    pairs.append((len(ones) - sum(x for x, _ in pairs), len(others) - sum(y for _, y in pairs)))
+    chi = sum((x - y) ** 2 / (x + y) for x, y in pairs if x + y)
+    n_free = len(pairs) - 1
+    return (chi - n_free) / math.sqrt(2 * n_free)
+
+
+def test_at_temperature_1_tokens_are_distributed_as_without_drafts(llama: Llama) -> None:
+    """Second and third tokens, with drafts forced upon every answer, against other seeds without any."""
+    without, _ = answers(llama, None, range(1000, 1000 + N_SAMPLES))
+    n_prompt = len(llama.tokenize("The big dog", add_special=True))
+    likely = [Counter(answer[i] for answer in without).most_common(1)[0][0] for i in range(4)]
+    with_drafts, forge = answers(llama, Parrot(likely, n_prompt), range(N_SAMPLES))
+    assert forge.engine._tally.n_accepted > N_SAMPLES / 20
+    assert forge.engine._tally.n_drafted >= N_SAMPLES
+    for place in (1, 2):
+        ones, others = ([answer[place] for answer in some] for some in (with_drafts, without))
+        assert distance(ones, others) < MOST_CHI
+        # What a sampler would say that takes the draft for granted one time in five:
+        forced = [likely[place] if i % 5 == 0 else token for i, token in enumerate(ones)]
+        assert distance(forced, others) > MOST_CHI, "the test could not fail"

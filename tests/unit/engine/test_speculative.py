@@ -106,7 +106,7 @@ def test_nothing_is_drafted_where_tokens_together_cost_as_much_as_alone() -> Non
 
 def test_what_does_not_pay_is_tried_now_and_then() -> None:
     lengths = run(Speculation(costs(linear)), stream(), CYCLE, 4 * PROBE_EVERY)
-    assert sum(length > 0 for length in lengths) == 4
+    assert sum(length > 0 for length in lengths) == 2, "after 64 steps, and after 128 more"
 
 
 @pytest.mark.parametrize(("n_predict", "n_ctx"), [(4, 1000), (1000, 31), (1, 1000), (2, 1000)])
