@@ -455,8 +455,10 @@ def test_a_ping_is_answered_with_what_was_done(forge: Forge) -> None:
     pong = forge.told[-1]
     assert isinstance(pong, ipc.Pong)
     stats, n_prompt = pong.stats, forge.finals[1].n_prompt
-    assert msgspec.structs.replace(stats, resident_bytes=0, anon_bytes=0, n_steps=0, step_s=0) == ipc.EngineStats(
+    measured = ("resident_bytes", "anon_bytes", "n_steps", "step_s", "n_chunk", "itl_s", "predicted_s", "measured_s")
+    assert msgspec.structs.replace(stats, **dict.fromkeys(measured, 0)) == ipc.EngineStats(
         n_kv_tokens=2 * (n_prompt + 9), n_prompt=n_prompt + 1, n_cached=n_prompt - 1, n_answer=20
     )
     assert 0 < stats.anon_bytes < stats.resident_bytes
     assert stats.n_steps == 20
+    assert min(stats.n_chunk, stats.itl_s, stats.predicted_s, stats.measured_s) > 0
