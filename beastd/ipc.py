@@ -256,6 +256,10 @@ class EngineStats(Struct, frozen=True, kw_only=True):
     """Requests that have no slot yet."""
     n_kv_tokens: int = 0
     """Tokens whose KV is in the cache, of running and of ended sequences."""
+    n_shared_tokens: int = 0
+    """Tokens of sequences that take no cells of their own, since others hold them too."""
+    n_paused: int = 0
+    """How often a sequence had to give up its place, for lack of cells or to a higher priority."""
     n_prompt: int = 0
     """Prompt tokens computed."""
     n_cached: int = 0

@@ -30,6 +30,10 @@ _GAUGES: _Values = {
     "beast_worker_context_tokens": ("Tokens one request may hold.", lambda it: it.n_ctx),
     "beast_worker_parallel": ("Requests it answers at once.", lambda it: it.n_parallel),
     "beast_worker_kv_tokens": ("Tokens whose KV is in its cache.", lambda it: it.stats.n_kv_tokens),
+    "beast_worker_kv_shared_tokens": (
+        "Tokens of sequences that take no cells of their own.",
+        lambda it: it.stats.n_shared_tokens,
+    ),
     "beast_worker_running": ("Sequences in its steps.", lambda it: it.stats.n_running),
     "beast_worker_adapters": ("LoRA adapters attached.", lambda it: it.stats.n_adapters),
     "beast_worker_tier_memory_prefixes": (
@@ -54,6 +58,7 @@ _COUNTERS: _Values = {
     "beast_answer_tokens": ("Tokens generated.", lambda it: it.stats.n_answer),
     "beast_draft_tokens": ("Tokens proposed and computed.", lambda it: it.stats.n_drafted),
     "beast_draft_accepted_tokens": ("Of these, those that are in answers.", lambda it: it.stats.n_accepted),
+    "beast_pauses": ("Times a sequence had to give up its place.", lambda it: it.stats.n_paused),
     "beast_steps": ("Steps computed.", lambda it: it.stats.n_steps),
     "beast_step_seconds": ("Seconds spent in steps.", lambda it: it.stats.step_s),
 }

@@ -161,6 +161,8 @@ class Engine:
             n_running=len(self._scheduler.running),
             n_waiting=len(self._scheduler.waiting) + len(self._arrived),
             n_kv_tokens=self._scheduler.cache.n_tokens,
+            n_shared_tokens=self._scheduler.cache.n_shared_tokens,
+            n_paused=self._scheduler.n_paused,
             n_adapters=self._llama.n_adapters,
             n_chunk=pace.n_chunk,
             itl_s=pace.itl_s,
