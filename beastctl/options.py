@@ -26,7 +26,7 @@ class Option:
     """One field of the API's ``options``: its name there, the type of its value, and what it does."""
 
     name: str
-    kind: type[int] | type[float] | type[bool] | type[list[str]] | type[dict[str, float]]
+    kind: type[int] | type[float] | type[bool] | type[str] | type[list[str]] | type[dict[str, float]]
     group: str
     help: str
 
@@ -53,6 +53,7 @@ _WANTED: Mapping[object, str] = {
     int: "a whole number",
     float: "a number",
     bool: "true or false",
+    str: "a word",
     list[str]: "one or more texts",
     dict[str, float]: "TOKEN=VALUE, once or more",
 }
@@ -65,6 +66,7 @@ def _bias(word: str) -> tuple[str, float]:
     return token, float(value)
 
 
+SPEED = "Speed"
 LENGTH = "Length and repeatability"
 CHOICE = "Choice of the next token"
 REPEATS = "Against repetition"
@@ -97,6 +99,7 @@ OPTIONS: Mapping[str, Option] = {
         Option("dry_allowed_length", int, REPEATS, "Longest phrase DRY lets repeat."),
         Option("dry_penalty_last_n", int, REPEATS, "Tokens DRY looks back over; -1: all."),
         Option("dry_sequence_breakers", list[str], REPEATS, "Text that ends a phrase for DRY. May be repeated."),
+        Option("speculative", str, SPEED, "Where drafted tokens come from: auto, off, ngram or draft."),
     )
 }
 
