@@ -20,7 +20,7 @@ from beastd.engine.sequence import Sequence as Stream
 
 MOST_DRAFTED = 32
 """Drafted tokens of all sequences in one step: each has a row of logits, which takes memory."""
-LONGEST_DRAFT = 16
+LONGEST_DRAFT = 31
 MARGIN = 1.05
 """Drafts must promise so many times the tokens a second: costs and chances are only estimated."""
 PROBE_EVERY = 64
