@@ -17,7 +17,7 @@ class Option:
     """One field of the API's ``options``: its name there, the type of its value, and what it does."""
 
     name: str
-    kind: type[int] | type[float] | type[bool] | type[list[str]] | type[dict[str, float]]
+    kind: type[int] | type[float] | type[bool] | type[str] | type[list[str]] | type[dict[str, float]]
     group: str
     help: str
 
@@ -44,6 +44,7 @@ _WANTED: Mapping[object, str] = {
     int: "a whole number",
     float: "a number",
     bool: "true or false",
+    str: "a word",
     list[str]: "one or more texts",
     dict[str, float]: "TOKEN=VALUE, once or more",
 }
@@ -68,6 +69,12 @@ OPTIONS: Mapping[str, Option] = {
         Option("seed", int, LENGTH, "The same seed gives the same answer; -1 draws one."),
         Option("stop", list[str], LENGTH, "Text that ends the answer. May be repeated."),
         Option("ignore_eos", bool, LENGTH, "Go on where the model would end."),
+        Option(
+            "speculative",
+            str,
+            LENGTH,
+            "Where drafted tokens come from: auto, ngram, draft, off. The answer is the same.",
+        ),
         Option("temperature", float, CHOICE, "0 always takes the likeliest token; higher is wilder."),
         Option("top_k", int, CHOICE, "Only the K likeliest tokens; 0: all."),
         Option("top_p", float, CHOICE, "Only the likeliest tokens that hold this much probability together."),

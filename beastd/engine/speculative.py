@@ -21,6 +21,8 @@ from beastd.engine.sequence import Sequence as Stream
 MOST_DRAFTED = 32
 """Drafted tokens of all sequences in one step: each has a row of logits, which takes memory."""
 LONGEST_DRAFT = 31
+LEAST_CHANCE = 0.1
+"""A token less likely to be wanted is not thought of."""
 MARGIN = 1.05
 """Drafts must promise so many times the tokens a second: costs and chances are only estimated."""
 PROBE_EVERY = 64
@@ -114,7 +116,7 @@ def allot(lengths: Sequence[int], offers: Iterable[Offer], cost_s: CostOf, n_mos
     n_expected = float(sum(lengths))
     plain = n_expected / max(1e-9, cost_s(list(lengths)))
     best, most = list(taken), 0.0
-    while heap and sum(taken) < n_most:
+    while heap and sum(taken) < n_most and (not most or -heap[0][0] >= LEAST_CHANCE):
         gain, index, offer = heappop(heap)
         n_expected -= gain
         taken[index] += 1
@@ -142,10 +144,12 @@ def depth(
     rates: list[float] = []
     n_expected = float(n_plain)
     for n in range(1, n_most + 1):
+        if n > 1 and max(chances.values()) ** n < LEAST_CHANCE:
+            break
         n_expected += sum(chance**n for chance in chances.values())
         longer = [length + n * (i in chances) for i, length in enumerate(lengths)]
         rates.append(n_expected / max(1e-9, cost_s(longer) + draft_cost_s(n)))
-    best = max(range(n_most), key=rates.__getitem__)
+    best = max(range(len(rates)), key=rates.__getitem__)
     return best + 1, rates[best] / plain
 
 
