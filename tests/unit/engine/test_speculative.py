@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from beastd.engine.allotment import Offer, allot, depth, passes
 from beastd.engine.costs import StepCosts
 from beastd.engine.detokenizer import Detokenizer
 from beastd.engine.kvcache import Slot
@@ -22,12 +23,8 @@ from beastd.engine.speculative import (
     MOST_DRAFTED,
     PROBE_EVERY,
     Chances,
-    Offer,
     Speculation,
     Wish,
-    allot,
-    depth,
-    passes,
 )
 
 CYCLE = [1, 2, 3, 4, 5, 6, 7, 8, 9]
