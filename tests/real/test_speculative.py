@@ -415,7 +415,7 @@ def test_at_temperature_1_tokens_are_distributed_as_without_drafts(llama: Llama)
     likely = [Counter(answer[i] for answer in without).most_common(1)[0][0] for i in range(4)]
     with_drafts, forge = answers(llama, Parrot(likely, n_prompt), range(N_SAMPLES))
     assert forge.engine._tally.n_accepted > N_SAMPLES / 20
-    assert forge.engine._tally.n_drafted >= N_SAMPLES
+    assert forge.engine._tally.n_drafted > N_SAMPLES / 2
     for place in (1, 2):
         ones, others = ([answer[place] for answer in some] for some in (with_drafts, without))
         assert distance(ones, others) < MOST_CHI
