@@ -7,12 +7,11 @@ are those there would be without drafts, token by token, only sooner.
 from __future__ import annotations
 
 import traceback
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from heapq import heappop, heappush
 from typing import Protocol
 
+from beastd.engine.allotment import CostOf, Offer, allot, depth, passes
 from beastd.engine.costs import StepCosts
 from beastd.engine.lookup import LONGEST, Lookup
 from beastd.engine.scheduler import Chunk
@@ -20,7 +19,7 @@ from beastd.engine.sequence import Sequence as Stream
 
 MOST_DRAFTED = 32
 """Drafted tokens of all sequences in one step: each has a row of logits, which takes memory."""
-LONGEST_DRAFT = 16
+LONGEST_DRAFT = 31
 MARGIN = 1.05
 """Drafts must promise so many times the tokens a second: costs and chances are only estimated."""
 PROBE_EVERY = 64
@@ -65,10 +64,6 @@ class Drafter(Protocol):
         """Slot → so many tokens, for those it can; for others it catches up. Raises anything."""
 
 
-CostOf = Callable[[list[int]], float]
-"""Tokens of each chunk of a step → seconds."""
-
-
 class Chances:
     """How often a drafted token is right when all before it were, by the draft's strength."""
 
@@ -88,80 +83,6 @@ class Chances:
             self._chances[strength] += weight * ((i < n_right) - self._chances[strength])
         if self._before:
             self._before.observe(strength, n_right, n_tried)
-
-
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """A draft that might go into the step."""
-
-    chunk: int
-    """Which of the step's chunks it would prolong."""
-    n_tokens: int
-    chance: float
-
-
-def allot(lengths: Sequence[int], offers: Iterable[Offer], cost_s: CostOf, n_most: int) -> tuple[list[int], float]:
-    """How many tokens of each chunk's draft to compute so that tokens a second are most, and how many times more.
-
-    ``lengths`` are the chunks' tokens without drafts. At least one token is taken where any is offered, even if that
-    does not pay: then the second value is below 1.
-    """
-    taken = [0] * len(lengths)
-    heap: list[tuple[float, int, Offer]] = []
-    for offer in offers:
-        if offer.n_tokens:
-            heappush(heap, (-offer.chance, offer.chunk, offer))
-    n_expected = float(sum(lengths))
-    plain = n_expected / max(1e-9, cost_s(list(lengths)))
-    best, most = list(taken), 0.0
-    while heap and sum(taken) < n_most:
-        gain, index, offer = heappop(heap)
-        n_expected -= gain
-        taken[index] += 1
-        if taken[index] < offer.n_tokens:
-            heappush(heap, (gain * offer.chance, index, offer))
-        rate = n_expected / max(1e-9, cost_s([a + b for a, b in zip(lengths, taken, strict=True)]))
-        if rate > most:
-            best, most = list(taken), rate
-    return best, most / plain
-
-
-def depth(
-    lengths: Sequence[int],
-    chances: Mapping[int, float],
-    cost_s: CostOf,
-    draft_cost_s: Callable[[int], float],
-    n_most: int,
-) -> tuple[int, float]:
-    """How many tokens to have proposed for each of these chunks, and how many times more tokens a second that promises.
-
-    ``chances``: chunk → that a token is right. Of at most ``n_most``, and at least one.
-    """
-    n_plain = sum(lengths)
-    plain = n_plain / max(1e-9, cost_s(list(lengths)))
-    rates: list[float] = []
-    n_expected = float(n_plain)
-    for n in range(1, n_most + 1):
-        n_expected += sum(chance**n for chance in chances.values())
-        longer = [length + n * (i in chances) for i, length in enumerate(lengths)]
-        rates.append(n_expected / max(1e-9, cost_s(longer) + draft_cost_s(n)))
-    best = max(range(n_most), key=rates.__getitem__)
-    return best + 1, rates[best] / plain
-
-
-def passes(lengths: Collection[int], *, is_split: bool) -> list[int]:
-    """Tokens of each pass over the weights that a step with chunks of these lengths takes.
-
-    With a partitioned cache (``is_split``) llama.cpp computes as many tokens of each sequence as the shortest one has,
-    then those that the others have besides (``llama_batch_allocr::split_equal``).
-    """
-    if not is_split:
-        return [sum(lengths)]
-    found, n_left, before = [], len(lengths), 0
-    for length, n in sorted(Counter(lengths).items()):
-        found.append((length - before) * n_left)
-        n_left, before = n_left - n, length
-    return found
 
 
 class Patience:

@@ -99,6 +99,7 @@ class Forge:
         self.scheduler = Scheduler(cache, StepBudget(0.3, llama.n_batch, 1000))
         self.inbox: SimpleQueue[ipc.ToWorker] = SimpleQueue()
         self.mode = mode
+        self._llama = llama
         self.text: dict[int, str] = {}
         self.finals: dict[int, Final] = {}
         outbox = Outbox(self._hear)
@@ -115,6 +116,9 @@ class Forge:
     def answer(self, requests: list[dict[str, Any]], settings: dict[str, Any]) -> tuple[float, list[str], list[Final]]:
         """Tokens a second of all together, and what came."""
         self.text, self.finals = {}, {}
+        self._llama.forget_all()  # which all of them share
+        for slot in self.scheduler.cache.slots:
+            slot.tokens.clear()
         sampling = ipc.Sampling(**{"num_predict": N_TOKENS, "speculative": self.mode, **settings})
         for i, request in enumerate(requests, 1):
             self.inbox.put(ipc.Submit(id=i, sampling=sampling, **request))

@@ -41,6 +41,7 @@ def test_each_option_has_the_type_the_api_takes() -> None:
         ("temperature", ["0.5"], 0.5),
         ("top_k", ["40"], 40),
         ("ignore_eos", ["Yes"], True),
+        ("speculative", ["off"], "off"),
         ("stop", ["a b", "c"], ["a b", "c"]),
         ("logit_bias", ["a=b=2", "7=-1.5"], {"a=b": 2.0, "7": -1.5}),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Items
 from dataclasses import replace
 from typing import cast
 
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from beastd.engine.allotment import Offer, allot, depth, passes
 from beastd.engine.costs import StepCosts
 from beastd.engine.detokenizer import Detokenizer
 from beastd.engine.prefixes import Slot
@@ -17,13 +19,12 @@ from beastd.engine.scheduler import Chunk
 from beastd.engine.sequence import Sequence
 from beastd.engine.speculative import (
     LONGEST_DRAFT,
+    LONGEST_MODEL_DRAFT,
     MOST_DRAFTED,
     PROBE_EVERY,
     Chances,
-    Offer,
     Speculation,
-    allot,
-    passes,
+    Wish,
 )
 
 CYCLE = [1, 2, 3, 4, 5, 6, 7, 8, 9]
@@ -105,8 +106,9 @@ def test_nothing_is_drafted_where_tokens_together_cost_as_much_as_alone() -> Non
 
 
 def test_what_does_not_pay_is_tried_now_and_then() -> None:
-    lengths = run(Speculation(costs(linear)), stream(), CYCLE, 4 * PROBE_EVERY)
-    assert sum(length > 0 for length in lengths) == 2, "after 64 steps, and after 128 more"
+    """The longer it has not paid, the longer the pause: 64 steps, 128, 256."""
+    lengths = run(Speculation(costs(linear)), stream(n_predict=9999, n_ctx=9999), CYCLE, 7 * PROBE_EVERY)
+    assert sum(length > 0 for length in lengths) == 3
 
 
 @pytest.mark.parametrize(("n_predict", "n_ctx"), [(4, 1000), (1000, 31), (1, 1000), (2, 1000)])
@@ -203,3 +205,70 @@ def test_a_draft_that_was_not_computed_teaches_all_the_same() -> None:
     speculation, sequence = Speculation(costs(linear)), stream()
     run(speculation, sequence, CYCLE, PROBE_EVERY - 1)
     assert Speculation(costs(linear))._chances.of(16) < speculation._chances.of(16)
+
+
+# --- a draft model ---
+
+
+class Oracle:
+    """It knows what comes, and takes so many seconds a token."""
+
+    def __init__(self, token_s: float, catch_up_s: float = 0.0) -> None:
+        self.token_s, self._catch_up_s = token_s, catch_up_s
+        self.asked: list[tuple[list[int], int]] = []
+
+    def cost_s(self, n_sequences: int, n_tokens: int) -> float:
+        return self.token_s * n_tokens
+
+    def catch_up_s(self, wishes: Items[Wish]) -> float:
+        return self._catch_up_s
+
+    def draft(self, wishes: Items[Wish], n_tokens: int) -> dict[int, list[int]]:
+        self.asked.append(([wish.slot for wish in wishes], n_tokens))
+        return {wish.slot: [(wish.text[-1] % 9 + 1 + i) % 9 or 9 for i in range(n_tokens)] for wish in wishes}
+
+
+def test_a_draft_model_is_asked_where_it_pays_and_its_drafts_are_computed() -> None:
+    oracle = Oracle(0.0001)
+    sequence = stream(speculative="draft")
+    sequence.prompt, sequence.answer = [5], [1]
+    lengths = run(Speculation(costs(), oracle), sequence, CYCLE, 20)
+    assert oracle.asked
+    assert all(0 < n <= LONGEST_MODEL_DRAFT for n in lengths)
+
+
+def test_a_draft_model_as_slow_as_the_model_is_hardly_asked() -> None:
+    oracle = Oracle(0.01)
+    run(Speculation(costs(linear), oracle), stream(speculative="draft"), CYCLE, PROBE_EVERY * 7)
+    assert len(oracle.asked) == 3, "each pause is twice the one before it"
+
+
+@pytest.mark.parametrize(("speculative", "is_asked"), [("off", False), ("ngram", False), ("draft", True)])
+def test_a_draft_model_is_asked_for_those_who_want_it(speculative: str, is_asked: bool) -> None:
+    oracle = Oracle(0.0)
+    Speculation(costs(), oracle).extend([decode(stream(speculative=speculative))], 100, is_split=False)
+    assert bool(oracle.asked) == is_asked
+
+
+def test_a_text_that_repeats_itself_needs_no_draft_model() -> None:
+    oracle = Oracle(0.0)
+    (chunk,) = Speculation(costs(), oracle).extend([decode(stream())], 100, is_split=False)
+    assert chunk.n_drafted
+    assert not oracle.asked
+
+
+def test_a_long_text_to_catch_up_with_is_not_worth_it() -> None:
+    oracle = Oracle(0.0, catch_up_s=10.0)
+    Speculation(costs(), oracle).extend([decode(stream(speculative="draft"))], 100, is_split=False)
+    assert not oracle.asked
+
+
+@given(st.integers(1, 8), st.floats(0.02, 0.98), st.integers(1, 16), st.floats(0, 0.02))
+def test_the_depth_is_within_what_is_allowed(n_streams: int, chance: float, n_most: int, token_s: float) -> None:
+    def cost_s(them: list[int]) -> float:
+        return flat(sum(them))
+
+    chances = dict.fromkeys(range(n_streams), chance)
+    n_tokens, gain = depth([1] * n_streams, chances, cost_s, lambda n: n * token_s, n_most)
+    assert 1 <= n_tokens <= n_most
+    assert gain < 1 or token_s < 0.01
