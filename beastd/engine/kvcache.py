@@ -8,7 +8,7 @@ costs).
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Protocol
 
 from beastd.engine.adapters import AdapterSet, renamed
@@ -74,19 +74,18 @@ class KVCache:
         """Cells that nothing lies in."""
         return sys.maxsize if self.n_cells is None else self.n_cells - self.n_tokens
 
-    @property
-    def n_obtainable(self) -> int:
-        """Cells that no running sequence holds: free, or to be had from idle slots."""
+    def n_beside(self, slots: Iterable[Slot]) -> int:
+        """Cells that none of these slots hold: free, or to be had from the others."""
         if self.n_cells is None:
             return sys.maxsize
-        busy = {run: len(run.tokens) for slot in self.slots if slot.is_busy for run in self._tree.path(slot)}
-        return self.n_cells - sum(busy.values())
+        held = {run: len(run.tokens) for slot in slots for run in self._tree.path(slot)}
+        return self.n_cells - sum(held.values())
 
-    def n_shared(self, prompt: Sequence[int], adapters: AdapterSet) -> int:
-        """How many of the prompt's first tokens need no computing; never all, since the last gives the logits."""
-        return max(self._sharable(prompt, adapters).values(), default=0)
+    def sharable(self, prompt: Sequence[int], adapters: AdapterSet) -> dict[Slot, int]:
+        """Slot → how many of the prompt's first tokens need no computing beside it; for those where any do not.
 
-    def _sharable(self, prompt: Sequence[int], adapters: AdapterSet) -> dict[Slot, int]:
+        Never all, since the last gives the logits.
+        """
         n_most = len(prompt) - 1
         found = ((slot, min(n, n_most)) for slot, n in self._tree.shared(adapters, prompt).items())
         return {slot: n for slot, n in found if n and self.cells.can_share(slot.index, n)}
@@ -101,7 +100,7 @@ class KVCache:
         free = sorted((slot for slot in self.slots if not slot.is_busy), key=lambda slot: slot.last_used)
         if not free:
             return None
-        sharable = self._sharable(prompt, adapters)
+        sharable = self.sharable(prompt, adapters)
         source = max(sharable, key=lambda slot: (sharable[slot], not slot.is_busy), default=None)
         n_there = sharable[source] if source else 0
         cost = 0.0 if self.n_cells is not None else COPY_COST * n_there

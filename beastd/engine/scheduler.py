@@ -109,6 +109,7 @@ class Scheduler:
     def _free(self, sequence: Sequence, slot: Slot) -> None:
         self.running.remove(sequence)
         self.cache.release(slot)
+        sequence.slot = None  # who follows it waits no longer
 
     def renew(self, cache: KVCache, n_most: int) -> None:
         """Run in this cache from now on, which is empty; sequences beyond ``n_most``, the last to come, wait again."""
@@ -124,7 +125,6 @@ class Scheduler:
         assert sequence.slot is not None
         self.n_paused += 1
         self._free(sequence, sequence.slot)
-        sequence.slot = None
         sequence.begin_again()
         self.add(sequence)
 
@@ -137,13 +137,17 @@ class Scheduler:
         for sequence in self.queue(now_ns) if self.waiting else ():
             if self._leaders.is_led(sequence):
                 continue
-            n_shared = self.cache.n_shared(sequence.prompt, sequence.adapters)
+            sharable = self.cache.sharable(sequence.prompt, sequence.adapters)
+            n_shared = max(sharable.values(), default=0)
             if self._leaders.can_follow(sequence, self._peers(sequence), n_shared):
                 continue
             if self._fetch.is_reading(sequence, n_shared):
                 continue
-            if not self._can_make_room(sequence, n_shared):
+            victims = self._victims_for(sequence, sharable)
+            if victims is None:
                 break  # else small ones would keep a large one out for ever
+            for victim in victims:
+                self.pause(victim)
             self._start(sequence)
             admitted.append(sequence)
         return admitted
@@ -152,24 +156,34 @@ class Scheduler:
         """Running sequences that it may wait for: none whose own turn may be long in coming."""
         return [one for one in self.running if not self.order.outranks(sequence, one)]
 
-    def _can_make_room(self, sequence: Sequence, n_shared: int) -> bool:
-        """Have room for it, if need be by pausing sequences that it outranks."""
-        while not self._has_room(sequence, n_shared):
-            victim = self.order.victim(self.running)
-            if not self.order.outranks(sequence, victim):
-                return False
-            self.pause(victim)
-        return True
+    def _victims_for(self, sequence: Sequence, sharable: dict[Slot, int]) -> list[Sequence] | None:
+        """Running sequences that are to be paused to have room for it, which outranks them; None if that will not do.
 
-    def _has_room(self, sequence: Sequence, n_shared: int) -> bool:
-        """Whether it may run beside those that do: a slot, and cells for its prompt and the beginning of its answer."""
-        if len(self.running) >= self._n_most or not self.cache.has_free:
+        ``sharable``: slot → how much of its prompt it can share.
+        """
+        staying, victims = list(self.running), list[Sequence]()
+        while not self._has_room(sequence, sharable, staying):
+            victim = self.order.victim(staying)
+            if not self.order.outranks(sequence, victim):
+                return None
+            staying.remove(victim)
+            victims.append(victim)
+        return victims
+
+    def _has_room(self, sequence: Sequence, sharable: dict[Slot, int], others: list[Sequence]) -> bool:
+        """Whether it may run beside these: a slot, and cells for its prompt and the beginning of its answer.
+
+        What it shares with a slot that nobody runs in has to be found room for all the same.
+        """
+        if len(others) >= min(self._n_most, len(self.cache.slots)):
             return False
-        if not self.running:
+        if not others:
             return True
-        n_promised = sum(max(0, one.n_prefill_left) for one in self.running)
-        n_needed = sequence.n_prefill_left - n_shared + min(ANSWER_CELLS, sequence.n_predict)
-        return n_needed + n_promised + len(self.running) <= self.cache.n_obtainable
+        slots = [one.slot for one in others if one.slot]
+        n_promised = sum(max(0, one.n_prefill_left) for one in others) + len(others)
+        n_own = sequence.n_prefill_left - max((sharable.get(slot, 0) for slot in slots), default=0)
+        n_needed = n_own + min(ANSWER_CELLS, sequence.n_predict)
+        return n_needed + n_promised <= self.cache.n_beside(slots)
 
     def _start(self, sequence: Sequence) -> None:
         found = self.cache.try_acquire(sequence.prompt, sequence.adapters)
@@ -201,8 +215,9 @@ class Scheduler:
         prompts = [sequence for sequence in self.running if not sequence.answer and sequence.adapters == turn]
         if prompts:
             chunks += self._prompt_chunks(prompts, chunks, len(sets), now_ns)
-        if not chunks:  # no cell for any prompt, and no answer that will end and free some
-            self._pause_one()
+        if not chunks:
+            if any(one.adapters == turn for one in self.running):  # else all of the set were paused
+                self._pause_one()  # no cell for any prompt, and no answer that will end and free some
             return self.next_batch(now_ns)
         # With a partitioned cache llama.cpp computes a run of consecutive slots together, and others apart.
         chunks.sort(key=_by_slot)
