@@ -61,7 +61,7 @@ def _need(case: SimulateCase) -> MemoryNeed:
     llama = Llama(load, lambda _: None, is_simulated=True)
     try:
         intake = Intake(llama, load.template)
-        needs = device_needs(llama.handle)
+        needs = _with_head(device_needs(llama.handle), llama)
         # Logits are allocated even now, and so is the state of recurrent layers.
         output_bytes = llama.logged_bytes("output")
         # With the first draft the buffer grows.
@@ -71,6 +71,23 @@ def _need(case: SimulateCase) -> MemoryNeed:
     finally:
         llama.close(keeps_model=False)
     return MemoryNeed(devices=_with_output(needs, most_output_bytes), process_bytes=taken + _USE_BYTES)
+
+
+def _with_head(needs: list[DeviceNeed], llama: Llama) -> list[DeviceNeed]:
+    """The same with the context of the model's own head, which shares its weights."""
+    if not llama.load.settings.mtp:
+        return needs
+    context = llama.make_head_context()
+    heads = {need.device: need for need in device_needs(context)}
+    llama.free_head_context(context)
+    return [
+        msgspec.structs.replace(
+            need,
+            kv_bytes=need.kv_bytes + heads[need.device].kv_bytes,
+            compute_bytes=need.compute_bytes + heads[need.device].compute_bytes,
+        )
+        for need in needs
+    ]
 
 
 def _with_output(needs: list[DeviceNeed], output_bytes: int) -> list[DeviceNeed]:
