@@ -45,7 +45,7 @@ class Heads:
         self._set(llama.handle, True, False)  # of every token
         self._set(self._ctx, True, True)  # of those with logits
         self._states = np.zeros((llama.n_batch, llama.n_state), np.float32)
-        self._batch = Batch(llama.n_batch, llama.n_parallel, llama.n_ctx)
+        self._batch = Batch(llama.n_batch, llama.n_slots, llama.n_ctx)
         self._batch.carry(self._states)
         self._seen: dict[int, tuple[int, FloatArray]] = {}
         """Slot → the position after the first of these rows, and what the target found out at its last tokens."""
