@@ -52,6 +52,11 @@ class Heads:
         self._ends = [0] * llama.n_slots
         """Position after the last token of each slot."""
 
+    @property
+    def handle(self) -> lib.llama_context_p:
+        """As ``Llama.handle``."""
+        return self._ctx
+
     def close(self) -> None:
         """Before the target's context is freed."""
         self._set(self._llama.handle, False, False)
