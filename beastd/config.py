@@ -72,7 +72,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Share and priority by client, as in ``uid:1000: {weight: 2, priority: low}``; see beastd/clients.py."""
     speculative: Literal["auto", "off", "ngram", "draft"] = "auto"
     """Where drafted tokens come from, unless a model or a request says: the text so far (ngram), the model's draft
-    model (draft), both as far as that pays (auto), nowhere (off). Answers are the same with all of them."""
+    model or its own heads (draft), both as far as that pays (auto), nowhere (off). Answers are the same with all."""
     keep_alive: int | float | str = "5m"
     """How long an idle model stays loaded; see parse_duration."""
     memory_budget: Annotated[int, Meta(ge=1)] | str = "80%"

@@ -23,8 +23,8 @@ MOST_TOKENS = 2**31 - 1
 
 
 Speculative = Literal["auto", "off", "ngram", "draft"]
-"""Where proposed tokens come from, that are computed several at a time: the text so far (ngram), a draft model, both
-(auto), nowhere. Answers are the same with all of them."""
+"""Where proposed tokens come from, that are computed several at a time: the text so far (ngram), a draft model or the
+model's own heads (draft), both (auto), nowhere. Answers are the same with all of them."""
 
 
 class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -44,8 +44,8 @@ class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
     ignore_eos: bool | None = None
     """Go on where the model would end its answer."""
     speculative: Speculative | None = None
-    """Draft tokens where that makes the answer sooner: from the text so far (ngram), with the model's draft model
-    (draft), from both (auto, the default), or not at all (off). The answer is the same."""
+    """Draft tokens where that makes the answer sooner: from the text so far (ngram), with the model's draft model or
+    its own heads (draft), from both (auto, the default), or not at all (off). The answer is the same."""
 
     temperature: Strength | None = None
     """0 is greedy."""
@@ -261,10 +261,14 @@ class ModelShape(Struct, frozen=True, kw_only=True):
     n_ctx_train: int
     kv_elements_per_token: int
     """Sum over layers of (K + V) elements one token's cell takes."""
+    has_head: bool = False
+    """It has a head that predicts the token after the next (MTP), of a kind that drafts."""
+    is_recurrent: bool = False
+    """Layers keep a state of all tokens so far, which takes some back only where more states are kept."""
 
     def is_same_model(self, other: ModelShape) -> bool:
         """Whether both can be variants of one model: the same but for their quantization."""
-        mine, others = ((it.architecture, it.n_layers, it.n_embd, it.n_vocab) for it in (self, other))
+        mine, others = ((it.architecture, it.n_layers, it.n_embd, it.n_vocab, it.has_head) for it in (self, other))
         return mine == others
 
 

@@ -7,9 +7,11 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import msgspec
+
 from beastd import ipc
 from beastd.config import Config
-from beastd.contract import RAM, MemoryNeed, ModelShape
+from beastd.contract import RAM, MemoryNeed, ModelShape, Speculative
 from beastd.errors import BadRequest
 from beastd.fit.ledger import Case, Ledger
 from beastd.fit.settings import load_settings, parallel_of
@@ -22,6 +24,8 @@ MOST_DRAFT = 0.2
 """Of the model's bytes: a step of a draft model takes such a part of one of the model's, and there are several."""
 DRAFT_BYTES = 16 * 2**20
 """What a second model takes besides its buffers: its vocabulary, graphs."""
+N_ROLLBACK = 4
+"""Tokens that recurrent states can take back, which bounds drafts: each is a copy of a sequence's state."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +48,12 @@ class Wants:
         """
         model = resolved.model
         top = await self._shape(resolved.variant)
+        draft = self._draft(model)
         settings = self._settings(model, top, self._n_ctx(resolved, top, num_ctx))
+        settings = settings if draft else self._with_head(settings, model, top)
         rungs = [resolved.variant]
         if resolved.name.variant is None and self.is_adaptive(model):
             rungs += await asyncio.to_thread(self._smaller, model, resolved.variant, top)
-        draft = self._draft(model)
         keys = [_key(model, it, settings, draft) for it in rungs]
         return self.loaded(keys, settings.n_ctx) or await self._measured(model, rungs, draft, settings)
 
@@ -66,10 +71,23 @@ class Wants:
 
     def _draft(self, model: Model) -> Variant | None:
         """The draft model that is loaded beside: where it is asked for, or so small that it may pay by itself."""
-        mode, draft = model.fields.parameters.speculative or self.config.speculative, model.draft
+        mode, draft = self._mode(model), model.draft
         if draft is None or draft.problem or mode in {"off", "ngram"}:
             return None
         return draft if mode == "draft" or draft.size_bytes <= MOST_DRAFT * model.default.size_bytes else None
+
+    def _with_head(self, settings: ipc.LoadSettings, model: Model, shape: ModelShape) -> ipc.LoadSettings:
+        """The same with the model's own head, if it has one and may draft.
+
+        States that take tokens back are several times as large: only who asks for drafts gets them.
+        """
+        mode = self._mode(model)
+        if not shape.has_head or mode in {"off", "ngram"} or (shape.is_recurrent and mode != "draft"):
+            return settings
+        return msgspec.structs.replace(settings, mtp=True, n_rollback=N_ROLLBACK if shape.is_recurrent else 0)
+
+    def _mode(self, model: Model) -> Speculative:
+        return model.fields.parameters.speculative or self.config.speculative
 
     def is_adaptive(self, model: Model) -> bool:
         """Whether it may run in a smaller variant when memory is short."""
@@ -129,6 +147,6 @@ def _with_draft(spec: WorkerSpec, draft: Variant, need: MemoryNeed) -> WorkerSpe
 
 def _key(model: Model, variant: Variant, settings: ipc.LoadSettings, draft: Variant | None) -> str:
     """Identity of a variant's worker: its name and content, and what else makes it another worker."""
-    beside = f"\0{draft.digest}" if draft else ""
+    beside = f"\0{draft.digest}" if draft else "\0mtp" if settings.mtp else ""
     loaded_as = zlib.crc32(f"{model.fields.template or ''}\0{settings.kv_type}{beside}".encode())
     return f"{model.name}@{variant.name}#{variant.digest}#{loaded_as:08x}"

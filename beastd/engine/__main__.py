@@ -111,9 +111,9 @@ def _yield_to_others() -> None:
 
 def _made(order: ipc.Load, link: Link) -> tuple[Engine, Llama]:
     # Imported only now: the reader thread must be up before anything slow, and it needs neither numpy nor llama.cpp.
-    from beastd.engine.assembly import new_scheduler
-    from beastd.engine.draftmodel import DraftModel
+    from beastd.engine.assembly import new_drafter, new_scheduler
     from beastd.engine.engine import Engine
+    from beastd.engine.headdrafts import HeadDrafts
     from beastd.engine.intake import Intake
     from beastd.engine.llama import Llama
     from beastd.engine.outbox import Outbox
@@ -123,13 +123,14 @@ def _made(order: ipc.Load, link: Link) -> tuple[Engine, Llama]:
 
     tiers = Tiers(order.tiers, identity_of(order), order.label)
     llama = Llama(order, _progress(link))
-    intake = Intake(llama, order.template)
+    draft = new_drafter(llama)
+    intake = Intake(llama, order.template, has_drafter=draft is not None)
     intake.rehearse()
     rate = llama.warm_up()
     pace = Pace(order.settings.step_ms / 1e3, llama.n_batch, rate)
-    scheduler = new_scheduler(llama, pace, tiers, order.settings.policy)
-    draft = DraftModel(order, llama) if order.draft and llama.n_draftable else None
-    speculation = Speculation(pace.costs, draft)
+    heads = draft if isinstance(draft, HeadDrafts) else None
+    scheduler = new_scheduler(llama, pace, tiers, order.settings.policy, heads)
+    speculation = Speculation(pace.costs, draft, llama.longest_draft)
     outbox = Outbox(link.send)
     return (
         Engine(llama, intake, scheduler, link.inbox, outbox, tiers=tiers, speculation=speculation, draft=draft),

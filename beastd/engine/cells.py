@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from beastd.engine.headdrafts import HeadDrafts
 from beastd.engine.kvcache import KVCache
 from beastd.engine.llama import Llama
 from beastd.engine.prefixes import Slot
@@ -12,9 +13,11 @@ from beastd.engine.tiers import MIN_TOKENS, Found, Pending, Tiers
 class LlamaCells:
     """``kvcache.Cells`` and ``scheduler.Fetch`` made real."""
 
-    def __init__(self, llama: Llama, tiers: Tiers) -> None:
+    def __init__(self, llama: Llama, tiers: Tiers, heads: HeadDrafts | None = None) -> None:
+        """``heads`` have the same slots."""
         self._llama = llama
         self._tiers = tiers
+        self._heads = heads
 
     @property
     def _is_exact(self) -> bool:
@@ -30,10 +33,14 @@ class LlamaCells:
     def share(self, source: int, target: int, n: int) -> None:
         """See ``kvcache.Cells``."""
         self._llama.share(source, target, n)
+        if self._heads:
+            self._heads.share(source, target, n)
 
     def cut(self, slot: int, n: int) -> None:
         """See ``kvcache.Cells``."""
         self._llama.forget(slot, n)
+        if self._heads:
+            self._heads.cut(slot, n)
 
     def spill(self, slot: Slot, start: int) -> None:
         """See ``kvcache.Cells``."""

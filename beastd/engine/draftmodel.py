@@ -15,6 +15,7 @@ import msgspec
 from beastd.engine.costs import StepCosts
 from beastd.engine.llama import Llama
 from beastd.engine.prefixes import common_prefix
+from beastd.engine.scheduler import Chunk
 from beastd.engine.speculative import Wish
 from beastd.errors import BadModel
 from beastd.ipc import Load
@@ -60,6 +61,9 @@ class DraftModel:
     def close(self) -> None:
         """Give back the memory of its context."""
         self._llama.close(keeps_model=True)
+
+    def follow(self, chunks: Sequence[Chunk]) -> None:
+        """Nothing to do: it catches up with what it drafts for."""
 
     @property
     def gpu_bytes(self) -> dict[str, int]:

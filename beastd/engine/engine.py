@@ -11,13 +11,12 @@ from queue import Empty, SimpleQueue
 
 from beastd import ipc
 from beastd.contract import Logprob, TokenLogprob
-from beastd.engine.draftmodel import DraftModel
 from beastd.engine.intake import Intake
 from beastd.engine.llama import DecodeError, FloatArray, Llama
 from beastd.engine.memory import held
 from beastd.engine.outbox import Outbox
 from beastd.engine.positions import Positions
-from beastd.engine.reshape import Shape
+from beastd.engine.reshape import Companion, Shape
 from beastd.engine.sampler import Sampled, Sampler
 from beastd.engine.scheduler import Chunk, Scheduler
 from beastd.engine.sequence import Sequence
@@ -53,7 +52,7 @@ class Engine:
         *,
         tiers: Tiers | None = None,
         speculation: Speculation | None = None,
-        draft: DraftModel | None = None,
+        draft: Companion | None = None,
     ) -> None:
         """``speculation`` None: nothing is ever drafted; ``draft`` changes its shape with the model."""
         self._llama = llama
@@ -64,6 +63,7 @@ class Engine:
         self._tiers = tiers or Tiers(None, "")
         self._shape = Shape(llama, intake, scheduler, draft)
         self._speculation = speculation
+        self._draft = draft
         self._tally = Tally()
         self._arrived: dict[int, ipc.Submit] = {}
         """Requests that are not sequences yet, oldest first."""
@@ -227,6 +227,8 @@ class Engine:
         try:
             self._llama.use_adapters(chunks[0].sequence.adapters)
             logits = self._llama.decode(chunks)
+            if self._draft:
+                self._draft.follow(chunks)
         except Exception as error:  # a request that ends with an error is better than all that end with the process
             self._fail(chunks, error)
             return
@@ -339,7 +341,7 @@ class Engine:
         """Proposed tokens that were not chosen leave the KV cache."""
         if sequence.n_ahead:
             assert sequence.slot is not None
-            self._llama.forget(sequence.slot.index, len(sequence.slot.tokens))
+            self._scheduler.cache.cells.cut(sequence.slot.index, len(sequence.slot.tokens))
             sequence.n_ahead = 0
 
     def _drop(self, sequence: Sequence) -> None:

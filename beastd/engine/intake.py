@@ -35,8 +35,10 @@ class _Built:
 class Intake:
     """Everything about one base model that a request needs before it can be scheduled."""
 
-    def __init__(self, llama: Llama, template: str | None) -> None:
+    def __init__(self, llama: Llama, template: str | None, *, has_drafter: bool = False) -> None:
+        """``has_drafter``: a draft model or heads were loaded."""
         self._llama = llama
+        self._has_drafter = has_drafter
         self._breakers: dict[tuple[str, ...], frozenset[int]] = {}
         self.renew(template)
 
@@ -54,10 +56,10 @@ class Intake:
         built = self._fitted(submit, n_ctx)
         sampling = submit.sampling
         grammar = self._grammar(submit)
-        if sampling.speculative == "draft" and not self._llama.load.draft:
+        if sampling.speculative == "draft" and not self._has_drafter:
             raise Unsupported(
-                f"{self._llama.load.label} runs without a draft model: set speculative to draft in its modelfile's "
-                f"parameters or in the configuration to load it, or leave the option out"
+                f"{self._llama.load.label} runs without a draft model or heads that draft: set speculative to draft in "
+                f"its modelfile's parameters or in the configuration to load what it has, or leave the option out"
             )
         return Sequence(
             id=submit.id,

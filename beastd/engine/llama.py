@@ -22,7 +22,7 @@ from beastd.engine.adapters import AdapterSet, Attached, renamed
 from beastd.engine.kvstate import State, with_streams
 from beastd.engine.memory import give_back
 from beastd.engine.pages import unload_pages
-from beastd.engine.speculative import MOST_DRAFTED
+from beastd.engine.speculative import LONGEST_DRAFT, MOST_DRAFTED
 from beastd.engine.threads import default_threads
 from beastd.errors import BadModel, BeastError, LoadFailed, OutOfMemory
 from beastd.ipc import Load
@@ -328,6 +328,11 @@ class Llama:
             raise self._refusal(LoadFailed, f"llama.cpp cannot make a context for the heads of {label}")
         return context
 
+    @staticmethod
+    def free_head_context(context: lib.llama_context_p) -> None:
+        """Free what ``make_head_context`` made, before the model's own context is closed."""
+        lib.llama_free(context)
+
     def _context_params(self, load: Load) -> lib.llama_context_params:
         settings = load.settings
         params = lib.llama_context_default_params()
@@ -518,6 +523,9 @@ class Llama:
         if self.is_unified:
             lib.llama_memory_seq_cp(self._memory, source, target, 0, n)
             return
+        if self.is_recurrent and self.longest_draft:  # a state that was taken back may be, which a copy would not know
+            self.restore(target, self.save(source), 0, n)
+            return
         lib.llama_memory_seq_cp(self._memory, source, target, -1, -1)  # only whole ones can be copied
         if not self.is_recurrent:
             self.forget(target, n)
@@ -565,7 +573,16 @@ class Llama:
     @property
     def n_draftable(self) -> int:
         """Proposed tokens a step may hold: none where the memory cannot be cut after those that were right."""
-        return MOST_DRAFTED if self.is_plain else 0
+        return MOST_DRAFTED if self.longest_draft else 0
+
+    @property
+    def longest_draft(self) -> int:
+        """Proposed tokens a sequence may have in a step: what its memory can take back."""
+        if self.is_plain:
+            return LONGEST_DRAFT
+        if not self.is_recurrent or self.n_swa:
+            return 0
+        return int(lib.llama_n_rs_seq(self._ctx)) if self._ctx else self.load.settings.n_rollback
 
     def forget_all(self) -> None:
         """Empty every slot."""

@@ -45,30 +45,40 @@ class Heads:
         self._set(llama.handle, True, False)  # of every token
         self._set(self._ctx, True, True)  # of those with logits
         self._states = np.zeros((llama.n_batch, llama.n_state), np.float32)
-        self._batch = Batch(llama.n_batch, llama.n_parallel, llama.n_ctx)
+        self._batch = Batch(llama.n_batch, llama.n_slots, llama.n_ctx)
         self._batch.carry(self._states)
         self._seen: dict[int, tuple[int, FloatArray]] = {}
-        """Slot → the position after the first of these rows, and what the target found out in its last step."""
+        """Slot → the position after the first of these rows, and what the target found out at its last tokens."""
+        self._ends = [0] * llama.n_slots
+        """Position after the last token of each slot."""
+
+    @property
+    def handle(self) -> lib.llama_context_p:
+        """As ``Llama.handle``."""
+        return self._ctx
 
     def close(self) -> None:
         """Before the target's context is freed."""
         self._set(self._llama.handle, False, False)
-        lib.llama_free(self._ctx)
+        self._llama.free_head_context(self._ctx)
 
     def follow(self, pieces: Sequence[Piece]) -> None:
-        """The target has computed this step: learn what it found out. A slot's pieces come one after another.
+        """The target has computed this step: learn what it found out. A slot has one piece.
 
         Raises ``DecodeError``.
         """
         n = sum(len(piece.tokens) for piece in pieces)
-        found, at = self._rows(self._llama.handle, n).copy(), 0
+        found, at = self._rows(self._llama.handle, n), 0
         for piece in pieces:
             end = at + len(piece.tokens)
             # Each token comes with what was known before it.
             self._states[at] = self._known(piece.slot, piece.start)
             self._states[at + 1 : end] = found[at : end - 1]
-            self._remember(piece.slot, piece.start + 1, found[at:end], is_more=at > 0)
+            # The next token follows one of those that had logits.
+            n_kept = max(1, piece.n_outputs)
+            self._seen[piece.slot] = piece.start + len(piece.tokens) - n_kept + 1, found[end - n_kept : end].copy()
             at = end
+            self._go_to(piece.slot, piece.start)
         self._decode([_Tokens(piece.slot, piece.tokens, piece.start) for piece in pieces])
 
     def draft(self, last: Mapping[int, tuple[int, int]], n: int) -> dict[int, list[int]]:
@@ -79,34 +89,55 @@ class Heads:
         drafts: dict[int, list[int]] = {slot: [] for slot in last}
         tokens = {slot: token for slot, (token, _) in last.items()}
         for i, (slot, (_, position)) in enumerate(last.items()):
+            self._go_to(slot, position)
             self._states[i] = self._known(slot, position)
-        for step in range(n):
-            pieces = [_Tokens(slot, [tokens[slot]], last[slot][1] + step, n_outputs=1) for slot in last]
-            tokens = dict(zip(last, map(int, self._decode(pieces).argmax(axis=1)), strict=True))
-            self._states[: len(last)] = self._rows(self._ctx, len(last))
-            for slot, token in tokens.items():
-                drafts[slot].append(token)
-        for slot, (_, position) in last.items():
-            lib.llama_memory_seq_rm(self._memory, slot, position, -1)
+        try:
+            for step in range(n):
+                pieces = [_Tokens(slot, [tokens[slot]], last[slot][1] + step, n_outputs=1) for slot in last]
+                tokens = dict(zip(last, map(int, self._decode(pieces).argmax(axis=1)), strict=True))
+                self._states[: len(last)] = self._rows(self._ctx, len(last))
+                for slot, token in tokens.items():
+                    drafts[slot].append(token)
+        finally:
+            for slot, (_, position) in last.items():
+                self._trim(slot, position)
         return drafts
 
     def forget(self, slot: int, n_kept: int) -> None:
-        """The target's slot was cut after so many tokens. Of what was not followed, drafts are worse, never wrong."""
-        lib.llama_memory_seq_rm(self._memory, slot, n_kept, -1)
+        """The target's slot was cut after so many tokens."""
+        self._trim(slot, n_kept)
+        if not n_kept:
+            self._seen.pop(slot, None)
+
+    def share(self, source: int, target: int, n: int) -> None:
+        """The target's empty slot holds the source's first ``n`` tokens as well."""
+        self.forget(target, 0)
+        # Cells of a slot's own can only be copied whole.
+        start, end = (0, n) if self._llama.is_unified else (-1, -1)
+        lib.llama_memory_seq_cp(self._memory, source, target, start, end)
+        self._ends[target] = min(n, self._ends[source]) if self._llama.is_unified else self._ends[source]
+        self._trim(target, n)
+        if source in self._seen:
+            self._seen[target] = self._seen[source]
+
+    def _go_to(self, slot: int, position: int) -> None:
+        """What comes next is at this position: llama.cpp wants no overlap, and no gap."""
+        self._trim(slot, position if position <= self._ends[slot] else 0)
+
+    def _trim(self, slot: int, n_kept: int) -> None:
+        if n_kept < self._ends[slot]:
+            lib.llama_memory_seq_rm(self._memory, slot, n_kept, -1)
+            self._ends[slot] = n_kept
 
     def _known(self, slot: int, position: int) -> FloatArray | float:
         """What the target found out at the token before this position; nothing, if that was not in its last step."""
         first, rows = self._seen.get(slot, (0, self._states[:0]))
         return rows[position - first] if 0 <= position - first < len(rows) else 0.0
 
-    def _remember(self, slot: int, first: int, rows: FloatArray, *, is_more: bool) -> None:
-        before_first, before = self._seen.get(slot, (0, rows[:0]))
-        if is_more and before_first + len(before) == first:
-            first, rows = before_first, np.concatenate([before, rows])
-        self._seen[slot] = first, rows
-
     def _decode(self, pieces: Sequence[Piece]) -> FloatArray:
         n_outputs = self._batch.fill(pieces)
+        for piece in pieces:
+            self._ends[piece.slot] = piece.start + len(piece.tokens)
         if code := lib.llama_decode(self._ctx, self._batch.native):
             raise DecodeError(code)
         address = ctypes.addressof(lib.llama_get_logits(self._ctx).contents) if n_outputs else 0

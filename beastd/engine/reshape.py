@@ -5,17 +5,18 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Collection
+from collections.abc import Sequence as Items
 from dataclasses import dataclass
+from typing import Protocol
 
 from beastd import ipc
 from beastd.engine.assembly import new_cache
-from beastd.engine.draftmodel import DraftModel
 from beastd.engine.intake import Intake
 from beastd.engine.kvstate import State
 from beastd.engine.llama import Llama
 from beastd.engine.memory import give_back, held
 from beastd.engine.prefixes import Slot
-from beastd.engine.scheduler import Scheduler
+from beastd.engine.scheduler import Chunk, Scheduler
 from beastd.engine.sequence import Sequence
 from beastd.errors import BeastError, Conflict, OutOfMemory
 
@@ -32,10 +33,27 @@ class _Saved:
     state: State
 
 
+class Companion(Protocol):
+    """What drafts for the model, with a context of its own."""
+
+    def open(self, load: ipc.Load) -> None:
+        """Make the context anew, as the model's is now. Raises ``LoadFailed``, ``OutOfMemory``."""
+
+    def close(self) -> None:
+        """Give back its memory, if there is any; before the model's context is freed."""
+
+    def follow(self, chunks: Items[Chunk]) -> None:
+        """The model has computed this step. Never raises."""
+
+    @property
+    def gpu_bytes(self) -> dict[str, int]:
+        """What it takes besides the model, as ``Llama.gpu_bytes``."""
+
+
 class Shape:
     """What the worker is now. Old and new weights are never in memory together."""
 
-    def __init__(self, llama: Llama, intake: Intake, scheduler: Scheduler, draft: DraftModel | None = None) -> None:
+    def __init__(self, llama: Llama, intake: Intake, scheduler: Scheduler, draft: Companion | None = None) -> None:
         self._llama = llama
         self._intake = intake
         self._scheduler = scheduler

@@ -67,10 +67,32 @@ def _need(case: SimulateCase) -> MemoryNeed:
         # With the first draft the buffer grows.
         most_output_bytes = output_bytes * (llama.n_parallel + llama.n_draftable) // llama.n_parallel
         taken = held().resident_bytes - output_bytes - llama.logged_bytes("RS")
+        needs = _with_output(needs, most_output_bytes)
+        if load.settings.mtp:
+            needs = _with_head(needs, llama)
         del intake
     finally:
         llama.close(keeps_model=False)
-    return MemoryNeed(devices=_with_output(needs, most_output_bytes), process_bytes=taken + _USE_BYTES)
+    return MemoryNeed(devices=needs, process_bytes=taken + _USE_BYTES)
+
+
+def _with_head(needs: list[DeviceNeed], llama: Llama) -> list[DeviceNeed]:
+    """The same with the context of the model's own head, which shares its weights, and the states that go there."""
+    n_before = llama.logged_bytes("output")
+    context = llama.make_head_context()
+    heads = {need.device: need for need in device_needs(context)}
+    llama.free_head_context(context)
+    # Of each token, as llama.cpp gives them and as it takes them.
+    state_bytes = 2 * 4 * llama.n_batch * llama.n_state
+    found = [_sum(need, heads.get(need.device)) for need in needs]
+    return _with_output(found, llama.logged_bytes("output") - n_before + state_bytes)
+
+
+def _sum(need: DeviceNeed, head: DeviceNeed | None) -> DeviceNeed:
+    if head is None:
+        return need
+    kv_bytes, compute_bytes = need.kv_bytes + head.kv_bytes, need.compute_bytes + head.compute_bytes
+    return msgspec.structs.replace(need, kv_bytes=kv_bytes, compute_bytes=compute_bytes)
 
 
 def _with_output(needs: list[DeviceNeed], output_bytes: int) -> list[DeviceNeed]:

@@ -119,9 +119,9 @@ class _Track:
         assert self.draft is not None
         return Offer(chunk, len(self.draft.tokens), self.chances.of(self.draft.strength))
 
-    def look_up(self, sequence: Stream) -> None:
+    def look_up(self, sequence: Stream, longest: int) -> None:
         """Find a draft in the text."""
-        n_most = min(LONGEST_DRAFT, sequence.n_draftable)
+        n_most = min(longest, sequence.n_draftable)
         if n_most > 0 and sequence.speculative != "draft":
             tokens, n_same = self.text.guess(n_most)
             if tokens:
@@ -145,8 +145,10 @@ class _Track:
 class Speculation:
     """Prolongs the chunks of decoding sequences by drafts, as far as that pays."""
 
-    def __init__(self, costs: StepCosts, drafter: Drafter | None = None) -> None:
+    def __init__(self, costs: StepCosts, drafter: Drafter | None = None, longest: int = LONGEST_DRAFT) -> None:
+        """``longest``: tokens of a sequence in a step that may be proposed, since all of them may be wrong."""
         self._costs = costs
+        self._longest = longest
         self._drafter = drafter
         self._asks = Patience()
         self._chances = Chances()
@@ -161,7 +163,7 @@ class Speculation:
         """The same step with drafts; ``n_room``: tokens it may hold besides."""
         tracks = {i: self._follow(chunk.sequence) for i, chunk in enumerate(chunks) if chunk.can_draft}
         for i, track in tracks.items():
-            track.look_up(chunks[i].sequence)
+            track.look_up(chunks[i].sequence, self._longest)
 
         def cost_s(lengths: list[int]) -> float:
             return sum(map(self._costs.predict_s, passes(lengths, is_split=is_split)))
@@ -193,7 +195,7 @@ class Speculation:
             return
         lengths = [len(chunk.tokens) for chunk in chunks]
         chances = {i: track.chances.of(MODEL) for i, track in asked.items()}
-        n_most = min(LONGEST_MODEL_DRAFT, *(chunks[i].sequence.n_draftable for i in asked))
+        n_most = min(LONGEST_MODEL_DRAFT, self._longest, *(chunks[i].sequence.n_draftable for i in asked))
         n_tokens, gain = depth(lengths, chances, cost_s, lambda n: drafter.cost_s(len(asked), n), n_most)
         if not self._asks.is_over(gain):
             return

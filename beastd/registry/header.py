@@ -21,6 +21,14 @@ MAX_LAYERS = 512
 """llama.cpp's own (``LLAMA_MAX_LAYERS``)."""
 MAX_COUNT = 2**31 - 1
 
+_WITH_HEADS = frozenset(
+    {
+        *("deepseek2", "deepseek32", "glm-dsa", "glm4moe", "hy_v3"),
+        *("bailingmoe3", "nemotron_h_moe", "qwen35", "qwen35moe", "qwen3next"),  # recurrent
+    }
+)
+"""Architectures whose heads llama.cpp can compute, and whose KV it can cut after a draft."""
+
 _ARCHITECTURE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 """What a name in ``llama-arch.cpp`` is made of, so that keys and messages built from it stay short and plain."""
 
@@ -131,6 +139,8 @@ class Header:
             n_vocab=self._n_vocab,
             n_ctx_train=self._of_arch("context_length"),
             kv_elements_per_token=self._kv_elements_per_token,
+            has_head=self._has_head,
+            is_recurrent=any(key.startswith(f"{self.architecture}.ssm.") for key in self.metadata),
         )
 
     @property
@@ -139,6 +149,14 @@ class Header:
         if n_layers > MAX_LAYERS:
             raise BadModel(f"{self.what}: block_count is {n_layers}; llama.cpp runs at most {MAX_LAYERS} layers")
         return n_layers
+
+    @property
+    def _has_head(self) -> bool:
+        """A single head: of several, llama.cpp computes the first only for some architectures, and aborts at others."""
+        if self._count(f"{self.architecture}.nextn_predict_layers", 0) != 1:
+            return False
+        head = f"blk.{self._layers - 1}.nextn."
+        return self.architecture in _WITH_HEADS and any(tensor.name.startswith(head) for tensor in self.tensors)
 
     @property
     def _n_vocab(self) -> int:

@@ -39,8 +39,8 @@ def llama(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Llama]:
     llama.close(keeps_model=False)
 
 
-def piece(slot: int, tokens: list[int], start: int) -> Any:
-    return SimpleNamespace(slot=slot, tokens=tokens, start=start, n_outputs=1)
+def piece(slot: int, tokens: list[int], start: int, n_outputs: int = 1) -> Any:
+    return SimpleNamespace(slot=slot, tokens=tokens, start=start, n_outputs=n_outputs)
 
 
 class Writer:
@@ -50,8 +50,8 @@ class Writer:
         self.slot, self.n, self.prompt = slot, 0, list(prompt.encode())
         self.said: list[int] = []
 
-    def checks(self, draft: list[int]) -> list[Any]:
-        return [piece(self.slot, [token], self.n + i) for i, token in enumerate([self.said[-1], *draft])]
+    def checks(self, draft: list[int]) -> Any:
+        return piece(self.slot, [self.said[-1], *draft], self.n, 1 + len(draft))
 
 
 def prefill(llama: Llama, heads: Heads | None, n_step: int = 20) -> list[Writer]:
@@ -73,7 +73,7 @@ def answers(llama: Llama) -> list[list[int]]:
     writers = prefill(llama, None)
     for _ in range(N_ANSWER):
         for writer in writers:
-            (row,) = llama.decode(writer.checks([]))
+            (row,) = llama.decode([writer.checks([])])
             writer.n += 1
             writer.said.append(int(row.argmax()))
     return [writer.said for writer in writers]
@@ -86,8 +86,8 @@ def speculate(llama: Llama, heads: Heads) -> tuple[list[list[int]], int, int, in
         drafts = heads.draft({it.slot: (it.said[-1], it.n) for it in going}, N_DRAFT)
         n_echoed += sum(drafts[it.slot].count(it.said[-1]) for it in going)
         steps = [it.checks(drafts[it.slot]) for it in going]
-        rows = iter(llama.decode([chunk for step in steps for chunk in step]).argmax(axis=1))
-        heads.follow([chunk for step in steps for chunk in step])
+        rows = iter(llama.decode(steps).argmax(axis=1))
+        heads.follow(steps)
         for writer in going:
             draft = drafts[writer.slot]
             truth = [int(next(rows)) for _ in range(N_DRAFT + 1)]

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import tiny_models
 from toolrun import run_tool
 
 from beastd.contract import RAM, MemoryNeed
 from beastd.engine.breakdown import device_needs
 from beastd.engine.llama import Llama
 from beastd.engine.memory import held
+from beastd.engine.mtp import Heads
 from beastd.engine.pages import unload_pages
 from beastd.fleet.memory import kv_bytes
 from beastd.ipc import Load, LoadSettings
@@ -53,9 +55,27 @@ def test_weights_kv_and_compute_are_what_llama_cpp_takes(paths: list[str]) -> No
     (ram,) = need.devices
     assert ram.device == RAM
     assert (ram.weights_bytes, ram.kv_bytes) == (real.weights_bytes, real.kv_bytes)
-    rows_bytes = llama.logged_bytes("output") // llama.n_parallel
-    assert ram.compute_bytes == real.compute_bytes + rows_bytes * (llama.n_parallel + llama.n_draftable)
+    n_rows = llama.n_parallel + llama.n_draftable  # the buffer grows with the first draft
+    assert ram.compute_bytes == real.compute_bytes + llama.logged_bytes("output") * n_rows // llama.n_parallel
     assert llama.logged_bytes("output") > 0
+    llama.close(keeps_model=False)
+
+
+def test_a_head_of_its_own_takes_a_context_more(tmp_path: Path) -> None:
+    """As large as one of a model with its layers; the weights are there only once."""
+    path = str(tiny_models.write("mtp", tmp_path / "m.gguf"))
+    asked = case([path], mtp=True, mmap=False)
+    need, without = needs(asked, case([path], mmap=False))
+    llama = Llama(Load(paths=[path], label="tiny", settings=asked.settings), lambda _: None)
+    heads = Heads(llama)
+    (real,), (own,) = device_needs(llama.handle), device_needs(heads.handle)
+    (ram,) = need.devices
+    assert ram.weights_bytes == real.weights_bytes > without.devices[0].weights_bytes
+    assert ram.kv_bytes == real.kv_bytes + own.kv_bytes
+    assert real.kv_bytes == tiny_models.N_LAYER * own.kv_bytes
+    state_bytes = 2 * 4 * llama.n_batch * tiny_models.N_EMBD
+    assert ram.compute_bytes == real.compute_bytes + own.compute_bytes + state_bytes
+    heads.close()
     llama.close(keeps_model=False)
 
 

@@ -99,6 +99,32 @@ def test_kv_elements_follow_heads_and_lengths(gguf, changes, expected):
 
 
 @pytest.mark.parametrize(
+    ("architecture", "n_heads", "tensor", "expected"),
+    [
+        ("hy_v3", 1, "blk.1.nextn.eh_proj.weight", True),
+        ("hy_v3", 2, "blk.1.nextn.eh_proj.weight", False),
+        ("hy_v3", 0, "blk.1.nextn.eh_proj.weight", False),
+        ("hy_v3", 1, "blk.1.attn_q.weight", False),
+        ("llama", 1, "blk.1.nextn.eh_proj.weight", False),
+    ],
+)
+def test_a_head_counts_where_it_is_there_and_known(gguf, architecture, n_heads, tensor, expected):
+    """Some files name heads that were left out of them; some architectures llama.cpp knows no graph for."""
+    pairs = [
+        gguf.pair("general.architecture", "str", architecture),
+        *(gguf.pair(f"{architecture}.{key}", "u32", n) for key, n in SIZES.items()),
+        gguf.pair(f"{architecture}.nextn_predict_layers", "u32", n_heads),
+    ]
+    tensors = [gguf.tensor("token_embd.weight", (64, 10)), gguf.tensor(tensor, (64, 10), offset=64 * 10 * 4)]
+    shape = parse(gguf.file(pairs, tensors)).shape()
+    assert shape.has_head is expected
+    assert not shape.is_recurrent
+
+
+SIZES = {"block_count": 2, "embedding_length": 64, "context_length": 128, "attention.head_count": 2}
+
+
+@pytest.mark.parametrize(
     ("changes", "problem"),
     [
         ({"block_count": None}, r"does not say its llama\.block_count"),
