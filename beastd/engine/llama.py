@@ -271,6 +271,8 @@ class Llama:
         self.n_cells = int(lib.llama_n_ctx(self._ctx)) if self.is_unified else None
         """Cells that all sequences share; None: each has its own (``KVCache``)."""
         self._batch = Batch(self.n_batch, self.n_slots, self.n_ctx)
+        self._being_copied: set[int] = set()
+        """Slots that llama.cpp fills with the next step, whatever they hold by then."""
 
     @property
     def n_slots(self) -> int:
@@ -463,6 +465,7 @@ class Llama:
         self._listen()
         code = lib.llama_decode(self._ctx, self._batch.native)
         self._log.is_quiet = False
+        self._being_copied.clear()
         if code != 0:
             if _NO_MEMORY.search(self._reason()):
                 raise OutOfMemory(f"a step needed memory that cannot be had: {self._reason()}; {_SPARE_MEMORY}")
@@ -523,12 +526,15 @@ class Llama:
         if self.is_unified:
             lib.llama_memory_seq_cp(self._memory, source, target, 0, n)
             return
-        if self.is_recurrent and self.longest_draft:  # a state that was taken back may be, which a copy would not know
-            self.restore(target, self.save(source), 0, n)
-            return
-        lib.llama_memory_seq_cp(self._memory, source, target, -1, -1)  # only whole ones can be copied
-        if not self.is_recurrent:
+        if self.n_swa:  # what is saved of it ends with the window of its last token
+            lib.llama_memory_seq_cp(self._memory, source, target, -1, -1)
             self.forget(target, n)
+            self._being_copied.add(target)
+            return
+        # llama.cpp's own copy is made with the next step only, over what is restored to the slot before that; and of a
+        # state that was taken back it takes the one before.
+        is_copied = self.restore(target, self.save(source), 0, n)
+        assert is_copied, "a slot has cells for whatever another one holds"
 
     def state_bytes(self, slot: int) -> int:
         """Size of what ``save`` would return for the whole slot."""
@@ -550,11 +556,15 @@ class Llama:
         """Have a slot that holds ``start`` tokens go on to ``end`` with KV that was saved.
 
         The state's first token must not come after ``start``. A cache that is not unified takes whole states only, in
-        place of what the slot holds. False when the context cannot hold it: then such a slot is empty.
+        place of what the slot holds. False when the context cannot hold it, or not before the next step: then such a
+        slot is empty.
         """
         if self.is_plain:
             state = with_streams(state, 1 if self.is_unified else self.n_parallel)
         into = self.n_slots if self.is_unified else slot
+        if slot in self._being_copied:
+            self.forget(slot, 0)
+            return False
         if not len(state) or lib.llama_state_seq_set_data(self._ctx, _bytes_of(state), len(state), into) != len(state):
             self.forget(into, 0)
             return False

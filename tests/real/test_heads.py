@@ -51,7 +51,7 @@ class Free(StepCosts):
 class Forge:
     """An engine whose steps the test takes, and what it has said so far."""
 
-    def __init__(self, llama: Llama, *, drafts: bool = True, n_step: int = 64) -> None:
+    def __init__(self, llama: Llama, *, drafts: bool = True, n_step: int = 64, tiers: Tiers | None = None) -> None:
         llama.forget_all()
         self.inbox: SimpleQueue[ipc.ToWorker] = SimpleQueue()
         self.text: dict[int, str] = {}
@@ -60,13 +60,13 @@ class Forge:
         self.drafter = new_drafter(llama) if drafts else None
         assert isinstance(self.drafter, HeadDrafts) is drafts
         heads = self.drafter if isinstance(self.drafter, HeadDrafts) else None
-        self.scheduler = new_scheduler(llama, Pace(1.0, n_step, n_step), Tiers(None, ""), heads=heads)
+        self.scheduler = new_scheduler(llama, Pace(1.0, n_step, n_step), tiers, heads=heads)
         speculation = Speculation(Free(256), self.drafter, llama.longest_draft) if drafts else None
         intake = Intake(llama, None, has_drafter=drafts)
         self.llama = llama
-        self.engine = Engine(
-            llama, intake, self.scheduler, self.inbox, Outbox(self._hear), speculation=speculation, draft=self.drafter
-        )
+        outbox = Outbox(self._hear)
+        fields: dict[str, Any] = {"tiers": tiers, "speculation": speculation, "draft": self.drafter}
+        self.engine = Engine(llama, intake, self.scheduler, self.inbox, outbox, **fields)
 
     def _hear(self, message: ipc.FromWorker) -> None:
         if isinstance(message, ipc.Reshaped):
@@ -305,6 +305,24 @@ def test_heads_sleep_and_wake_with_the_model(forges: Forges, llama: Llama) -> No
     n_drafted = forge.accepted[1]
     assert [forge.ask(prompt) for prompt in PROMPTS[:2]] == expected
     assert forge.accepted[1] > n_drafted
+
+
+def test_what_comes_back_from_a_tier_is_not_known_to_the_heads(forges: Forges, llama: Llama, tmp_path: Path) -> None:
+    """They know the slot's beginning, then miss a part, and go on after it."""
+    long = text(200, 7)
+    prompts = [long, long[:90] + text(30, 8), long + plain(forges, [long])[0] + text(20, 9)]
+    expected = plain(forges, prompts)
+    kept = ipc.KvTiers(folder=str(tmp_path), memory_bytes=2**24, disk_bytes=0)
+    tiers = Tiers(kept, "model", "model")
+    forge = forges(tiers=tiers)
+    answers = [forge.ask(prompts[0])]
+    forge.scheduler.cache.spill_all()
+    answers += [forge.ask(prompt) for prompt in prompts[1:]]
+    assert answers == expected
+    assert tiers.stats.n_tier_hits
+    assert forge.finals[3].n_cached == len(long) + N_ANSWER - 1
+    if heads_of(llama) == "right":
+        assert forge.accepted[0] == forge.accepted[1]
 
 
 @pytest.mark.parametrize("mode", ["off", "ngram"])

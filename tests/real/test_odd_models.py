@@ -211,3 +211,18 @@ def test_an_answer_depends_on_the_whole_prompt(llama: Llama) -> None:
     for at in (0, 200, 390):
         other = PROMPT[:at] + text(8, at + 1) + PROMPT[at + 8 :]
         assert Forge(llama).ask(other) != answer
+
+
+def test_a_slot_that_was_just_shared_to_is_restored_or_refused(llama: Llama) -> None:
+    """The copy does not come after what was restored."""
+    expected = answered(llama, PROMPT)
+    llama.forget_all()
+    token = feed(llama, 0, PROMPT)
+    state = llama.save(0)
+    llama.forget_all()
+    feed(llama, 1, PROMPT[:40])
+    llama.share(1, 2, 40)
+    llama.forget(2, 0)
+    if not llama.restore(2, state, 0, len(PROMPT)):
+        token = feed(llama, 2, PROMPT)
+    assert go_on(llama, 2, token, len(PROMPT)) == expected
