@@ -271,6 +271,8 @@ class Llama:
         self.n_cells = int(lib.llama_n_ctx(self._ctx)) if self.is_unified else None
         """Cells that all sequences share; None: each has its own (``KVCache``)."""
         self._batch = Batch(self.n_batch, self.n_slots, self.n_ctx)
+        self._copied = set[int]()
+        """Slots that are copied from or to at the beginning of the next step."""
 
     @property
     def n_slots(self) -> int:
@@ -457,6 +459,7 @@ class Llama:
     def _decode(self, n_outputs: int) -> FloatArray:
         self._listen()
         code = lib.llama_decode(self._ctx, self._batch.native)
+        self._copied.clear()
         self._log.is_quiet = False
         if code != 0:
             if _NO_MEMORY.search(self._reason()):
@@ -518,9 +521,19 @@ class Llama:
         if self.is_unified:
             lib.llama_memory_seq_cp(self._memory, source, target, 0, n)
             return
+        if self.is_recurrent:
+            self.restore(target, self.save(source), 0, n)
+            return
         lib.llama_memory_seq_cp(self._memory, source, target, -1, -1)  # only whole ones can be copied
-        if not self.is_recurrent:
-            self.forget(target, n)
+        self._copied |= {source, target}
+        self.forget(target, n)
+
+    def _settle(self, slot: int) -> None:
+        """Have a copy made that would be made with the next step, over whatever lies there then; it takes a token."""
+        if slot in self._copied:
+            n = int(lib.llama_memory_seq_pos_max(self._memory, slot)) + 1
+            self.decode_all([[]] * slot + [[max(self.bos, self.eos, 0)]], n, n + 1)
+            self.forget(slot, n)
 
     def state_bytes(self, slot: int) -> int:
         """Size of what ``save`` would return for the whole slot."""
@@ -534,6 +547,7 @@ class Llama:
             state = self.save(self.n_slots)
             self.forget(self.n_slots, 0)
             return state
+        self._settle(slot)
         state = np.empty(self.state_bytes(slot), np.uint8)
         n = lib.llama_state_seq_get_data(self._ctx, _bytes_of(state), len(state), slot)
         return state[:n]
@@ -547,6 +561,7 @@ class Llama:
         if self.is_plain:
             state = with_streams(state, 1 if self.is_unified else self.n_parallel)
         into = self.n_slots if self.is_unified else slot
+        self._settle(into)
         if not len(state) or lib.llama_state_seq_set_data(self._ctx, _bytes_of(state), len(state), into) != len(state):
             self.forget(into, 0)
             return False

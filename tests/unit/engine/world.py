@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from random import Random
 from typing import Any, cast
 from zlib import crc32
@@ -38,10 +39,7 @@ def first_kv(adapters: AdapterSet) -> int:
 
 
 def kvs(adapters: AdapterSet, tokens: Iterable[int]) -> list[int]:
-    found, kv = [], first_kv(adapters)
-    for token in tokens:
-        found.append(kv := kv_of(kv, token))
-    return found
+    return list(accumulate(tokens, kv_of, initial=first_kv(adapters)))[1:]
 
 
 def next_token(kv: int) -> int:
