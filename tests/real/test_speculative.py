@@ -120,8 +120,9 @@ def llama() -> Iterator[Llama]:
 
 def same(llama: Llama, prompt: str, **fields: Any) -> tuple[Forge, int]:
     """Ask with drafts and without, and expect the same answer; what came with them."""
-    plain, drafting = Forge(llama, drafts=False), Forge(llama)
+    plain = Forge(llama, drafts=False)
     id_ = plain.ask(prompt, **fields)
+    drafting = Forge(llama)
     assert drafting.ask(prompt, **fields) == id_
     assert drafting.text[id_] == plain.text[id_]
     one, other = drafting.finals[id_], plain.finals[id_]
@@ -202,10 +203,12 @@ def test_a_grammar_holds_within_drafts(llama: Llama) -> None:
 
 def test_many_at_once_answer_as_they_do_alone(llama: Llama) -> None:
     """Each along its own draft, in steps of unequal lengths."""
-    plain, crowd = Forge(llama, drafts=False), Forge(llama)
+    plain = Forge(llama, drafts=False)
     prompts = [*PROMPTS[:5], REPEATING, POEM * 3]
-    for id_, prompt in enumerate(prompts, 1):
+    for prompt in prompts:
         plain.ask(prompt, raw=prompt not in PROMPTS, n=40)
+    crowd = Forge(llama)
+    for id_, prompt in enumerate(prompts, 1):
         crowd.submit(id_, prompt, raw=prompt not in PROMPTS, n=40)
     crowd.finish()
     assert crowd.text == plain.text
