@@ -26,6 +26,11 @@ class LlamaCells:
 
     # --- kvcache.Cells ---
 
+    @property
+    def shares_beginnings(self) -> bool:
+        """See ``kvcache.Cells``."""
+        return not self._llama.is_recurrent
+
     def can_share(self, slot: int, n: int) -> bool:
         """See ``kvcache.Cells``."""
         return self._llama.can_share(slot, n)

@@ -24,6 +24,10 @@ COPY_COST = 0.03
 class Cells(Protocol):
     """The cache itself, as llama.cpp has it. Slots go by their index."""
 
+    @property
+    def shares_beginnings(self) -> bool:
+        """Whether a sequence may ever go on after a part of what a slot holds: recurrent states are of the whole."""
+
     def can_share(self, slot: int, n: int) -> bool:
         """Whether a sequence may go on after the slot's first ``n`` tokens: windows and recurrent states forbid it."""
 

@@ -272,7 +272,7 @@ class Llama:
         """Cells that all sequences share; None: each has its own (``KVCache``)."""
         self._batch = Batch(self.n_batch, self.n_slots, self.n_ctx)
         self._being_copied: set[int] = set()
-        """Slots that llama.cpp fills with the next step, whatever they hold by then."""
+        """Slots that llama.cpp copies from or to with the next step, whatever they hold by then."""
 
     @property
     def n_slots(self) -> int:
@@ -529,7 +529,7 @@ class Llama:
         if self.n_swa:  # what is saved of it ends with the window of its last token
             lib.llama_memory_seq_cp(self._memory, source, target, -1, -1)
             self.forget(target, n)
-            self._being_copied.add(target)
+            self._being_copied |= {source, target}
             return
         # llama.cpp's own copy is made with the next step only, over what is restored to the slot before that; and of a
         # state that was taken back it takes the one before.

@@ -85,7 +85,7 @@ class Shape:
         start_s = time.monotonic()
         before, was_asleep = self._llama.load, self.is_asleep
         try:
-            states = {} if order.is_asleep or was_asleep else self._save()
+            states = {} if order.is_asleep or was_asleep else self._save(in_parts=_shares_cells(order.load))
         except MemoryError:
             failure = ipc.Failure(OutOfMemory.code, f"no memory to carry over the answers of {before.label}; it stays")
             return ipc.Reshaped(ready=self.ready, stall_s=time.monotonic() - start_s, failure=failure)
@@ -110,12 +110,15 @@ class Shape:
         if not is_asleep and self._scheduler.is_idle:  # else the next step does it, and nobody has to wait
             self._llama.touch()
 
-    def _save(self) -> dict[Slot, _Saved]:
-        """The KV of every running sequence, and of ended ones as far as there is room; what they share only once."""
+    def _save(self, *, in_parts: bool) -> dict[Slot, _Saved]:
+        """The KV of every running sequence, and of ended ones as far as there is room.
+
+        ``in_parts``: what they share only once, which a context where each has its own cells could not take.
+        """
         cache, saved = self._scheduler.cache, dict[Slot, _Saved]()
         n_left = MAX_IDLE_BYTES
         for slot in sorted(cache.filled, key=lambda slot: (slot.is_busy, slot.last_used), reverse=True):
-            source, n_shared = cache.sharer(slot, saved)
+            source, n_shared = cache.sharer(slot, saved if in_parts else ())
             if not slot.is_busy:
                 n_left -= self._llama.state_bytes(slot.index) * (len(slot.tokens) - n_shared) // len(slot.tokens)
             if n_left < 0:
@@ -165,6 +168,11 @@ def _objection(order: ipc.Reshape, live: Collection[Sequence]) -> ipc.Failure | 
         message = f"{label} has a request that may take {n_most} tokens, more than {n_ctx}; wait for its end"
         return ipc.Failure(Conflict.code, message)
     return None
+
+
+def _shares_cells(load: ipc.Load) -> bool:
+    """Of plain models, whose cells are shared now; the others never share any."""
+    return load.settings.kv_layout == "unified"
 
 
 def _has_same_weights(one: ipc.Load, other: ipc.Load) -> bool:

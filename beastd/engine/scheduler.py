@@ -139,7 +139,8 @@ class Scheduler:
                 continue
             sharable = self.cache.sharable(sequence.prompt, sequence.adapters)
             n_shared = max(sharable.values(), default=0)
-            if self._leaders.can_follow(sequence, self._peers(sequence), n_shared):
+            peers = self._peers(sequence) if self.cache.cells.shares_beginnings else ()
+            if self._leaders.can_follow(sequence, peers, n_shared):
                 continue
             if self._fetch.is_reading(sequence, n_shared):
                 continue

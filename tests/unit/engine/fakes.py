@@ -15,6 +15,8 @@ from beastd.engine.sequence import Sequence
 class FakeCells:
     """Every slot's tokens, each in a cell with a number of its own; shared cells keep theirs."""
 
+    shares_beginnings = True
+
     def __init__(self) -> None:
         self.held: dict[int, list[int]] = defaultdict(list)
         self.spilled: list[tuple[list[int], int]] = []

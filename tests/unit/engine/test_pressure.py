@@ -107,6 +107,16 @@ def test_who_follows_one_that_ends_early_goes_on_alone() -> None:
     shop.finish(20)
 
 
+def test_nobody_waits_for_a_state_that_cannot_be_shared() -> None:
+    """That of a recurrent model is of all its tokens."""
+    shop = Shop(n_slots=4, n_cells=None, n_most=4, step_tokens=32)
+    shop.world.shares_beginnings = False
+    for i in range(2):
+        shop.add(request(i, [*SYSTEM, *SYSTEM, 100 + i], 4))
+    shop.step()
+    assert len(shop.rooms.running) == 2
+
+
 def test_nobody_waits_for_what_a_lower_class_computes() -> None:
     shop = Shop(n_slots=4, n_cells=5 * N_CTX, n_most=4, step_tokens=32)
     for i, priority in enumerate(("low", "high")):

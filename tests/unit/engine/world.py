@@ -60,6 +60,8 @@ def said(adapters: AdapterSet, prompt: list[int], n: int) -> list[int]:
 class World:
     """Cells as in llama.cpp, and what was kept of those that left: ``kvcache.Cells`` and ``scheduler.Fetch``."""
 
+    shares_beginnings = True
+
     def __init__(self, chance: Random, *, keeps: bool) -> None:
         self.held: dict[int, list[Cell]] = defaultdict(list)
         self.kept: dict[tuple[AdapterSet, tuple[int, ...]], tuple[int, list[int]]] = {}
