@@ -24,14 +24,13 @@ from beastd import ipc
 from beastd.contract import Final, Message
 from beastd.engine import draftmodel as draft_module
 from beastd.engine import engine as engine_module
-from beastd.engine.costs import StepCosts
+from beastd.engine.assembly import new_cache, new_scheduler
 from beastd.engine.draftmodel import DraftModel
 from beastd.engine.engine import Engine
 from beastd.engine.intake import Intake
-from beastd.engine.kvcache import RUN_BONUS, KVCache
 from beastd.engine.llama import Llama
 from beastd.engine.outbox import Outbox
-from beastd.engine.scheduler import Scheduler, StepBudget
+from beastd.engine.pace import Pace
 from beastd.engine.speculative import Speculation
 
 CUB = f"{beastd.__path__[0]}/builtin/cub"
@@ -94,16 +93,24 @@ class CpuTime:
 class Forge:
     """An engine that answers a set of requests at once."""
 
-    def __init__(self, llama: Llama, speculation: Speculation | None, mode: str) -> None:
-        cache = KVCache(N_PARALLEL, run_bonus=RUN_BONUS if LAYOUT == "partitioned" else 0)
-        self.scheduler = Scheduler(cache, StepBudget(0.3, llama.n_batch, 1000))
+    def __init__(self, llama: Llama, mode: str, drafter: DraftModel | None = None) -> None:
+        pace = Pace(0.3, llama.n_batch, 1000)
+        self.scheduler = new_scheduler(llama, pace)
+        speculation = None if mode == "off" else Speculation(pace.costs, drafter)
         self.inbox: SimpleQueue[ipc.ToWorker] = SimpleQueue()
         self.mode = mode
         self._llama = llama
         self.text: dict[int, str] = {}
         self.finals: dict[int, Final] = {}
         outbox = Outbox(self._hear)
-        self.engine = Engine(llama, Intake(llama, None), self.scheduler, self.inbox, outbox, speculation=speculation)
+        self.engine = Engine(
+            llama,
+            Intake(llama, None, has_drafter=drafter is not None),
+            self.scheduler,
+            self.inbox,
+            outbox,
+            speculation=speculation,
+        )
 
     def _hear(self, step: ipc.FromWorker) -> None:
         assert isinstance(step, ipc.Step)
@@ -117,8 +124,7 @@ class Forge:
         """Tokens a second of all together, and what came."""
         self.text, self.finals = {}, {}
         self._llama.forget_all()  # which all of them share
-        for slot in self.scheduler.cache.slots:
-            slot.tokens.clear()
+        self.scheduler.renew(new_cache(self._llama, self.scheduler.cache.cells), self._llama.n_sequences)
         sampling = ipc.Sampling(**{"num_predict": N_TOKENS, "speculative": self.mode, **settings})
         for i, request in enumerate(requests, 1):
             self.inbox.put(ipc.Submit(id=i, sampling=sampling, **request))
@@ -196,11 +202,11 @@ def main(paths: list[str], *, with_costs: bool) -> None:
     if with_costs:
         costs(llama)
     drafter = DraftModel(load, llama) if draft else None
-    others = {"ngram": Forge(llama, Speculation(StepCosts()), "ngram")}
+    others = {"ngram": Forge(llama, "ngram")}
     if drafter:
-        others["draft"] = Forge(llama, Speculation(StepCosts(), drafter), "draft")
-        others["auto"] = Forge(llama, Speculation(StepCosts(), drafter), "auto")
-    plain = Forge(llama, None, "off")
+        others["draft"] = Forge(llama, "draft", drafter)
+        others["auto"] = Forge(llama, "auto", drafter)
+    plain = Forge(llama, "off")
     print("| work | tok/s without | drafts from | with / without | accepted of drafted of all | same |")
     print("|---|---|---|---|---|---|")
     for work in (work for work in WORKS if WORK in work):

@@ -291,7 +291,7 @@ def test_answers_go_on_through_a_change_of_shape(forges: Forges, llama: Llama) -
     n_drafted = forge.accepted[1]
     forge.finish()
     assert [forge.text[id_] for id_ in range(len(PROMPTS))] == expected
-    assert forge.accepted[1] > n_drafted
+    assert forge.accepted[1] > n_drafted or llama.load.variant == "ignorant", "what is never right is hardly tried"
     forge.become(before)
 
 
