@@ -1,7 +1,7 @@
 """How much a step may hold so that answers flow: tuned from measured times to hold a target. Pure.
 
 The target is the time from one token of an answer to its next (ITL), which is what a step takes. Prompts get what
-the answers' rows leave of it.
+the answers' rows leave of it, and no less time than these: else many answers would keep out all who come.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ MIN_STEP_TOKENS = 32
 STRETCH = 1.5
 """A step may take this many times the target where that ends a prompt: the rest of it would cost a step of its own,
 which computes every stream's row again."""
+ALONE = 2.0
+"""A step without answers may take so many times the target: only who comes meanwhile waits for it, and large chunks
+compute faster."""
 _ITL_LEARNING = 0.1
 _ANSWER_LEARNING = 0.2
 _ANSWER_TOKENS = 5
@@ -52,16 +55,20 @@ class Pace:
 
         ``n_sets`` of adapters take turns: a step each shall take no longer than one.
         """
-        self.n_chunk = self._n_within(self.target_s / n_sets, n_rows, n_cells)
+        self.n_chunk = self._n_within(1.0, n_rows, n_cells, n_sets)
         return self.n_chunk
 
     def n_stretched(self, n_rows: int, n_cells: int = 0, *, n_sets: int = 1) -> int:
-        """As ``n_prefill``, where the step ends a prompt with them; no more, as long as the target is missed."""
-        stretch = STRETCH if self.itl_s <= self.target_s else 1
-        return self._n_within(stretch * self.target_s / n_sets, n_rows, n_cells)
+        """As ``n_prefill``, where the step ends prompts with them; no more, as long as the target is missed."""
+        return self._n_within(STRETCH if self.itl_s <= self.target_s else 1.0, n_rows, n_cells, n_sets)
 
-    def _n_within(self, target_s: float, n_rows: int, n_cells: int) -> int:
-        n = self.costs.n_prefill_within(target_s, n_rows, n_cells)
+    def _n_within(self, stretch: float, n_rows: int, n_cells: int, n_sets: int) -> int:
+        target_s = self.target_s / n_sets
+        rows_s = self.costs.predict_s(n_rows, 0, n_cells) if n_rows else 0.0
+        limit_s = max(stretch * target_s, min(2 * rows_s, rows_s + target_s))
+        if not n_rows and n_sets == 1:  # nobody streams
+            limit_s = ALONE * target_s
+        n = self.costs.n_prefill_within(limit_s, n_rows, n_cells)
         return max(MIN_STEP_TOKENS - n_rows, KERNEL_TOKENS + 1, min(self._n_batch - n_rows, n))
 
     def n_worth_waiting_for(self, n_ended: int, n_left: int, n_rows: int) -> int:

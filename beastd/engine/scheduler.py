@@ -271,17 +271,18 @@ class Scheduler:
             n_obtained = self.cache.n_free - n_rows
             n_room, n_most = min(n_room, n_obtained), min(n_most, n_obtained)
         chunks: list[Chunk] = []
-        n_ended = 0
+        n_used = n_ended = 0
         for sequence in sorted(prompts, key=lambda sequence: self.order.rank(sequence, now_ns)):
             n, n_left = sequence.n_prefill_left, len(prompts) - n_ended
-            if n_ended and n > min(n_room, self.pace.n_worth_waiting_for(n_ended, n_left, n_rows)):
+            is_whole = n <= max(n_room, n_most) - n_used
+            if n_ended and not (is_whole and n <= self.pace.n_worth_waiting_for(n_ended, n_left, n_rows)):
                 break
-            tokens = _prompt_tokens(sequence, n if n <= n_most and not chunks else n_room, decoding)
+            tokens = _prompt_tokens(sequence, n if is_whole else n_room - n_used, decoding)
             if not tokens:
                 break
-            chunks.append(Chunk(sequence, tokens, len(sequence.prompt) - n, len(tokens) == n))
-            n_room -= len(tokens)
-            n_ended += len(tokens) == n
+            chunks.append(Chunk(sequence, tokens, len(sequence.prompt) - n, is_whole))
+            n_used += len(tokens)
+            n_ended += is_whole
         return chunks
 
     def n_attended(self, chunks: Iterable[Chunk]) -> int:
