@@ -279,6 +279,11 @@ class Llama:
         """Sequences that the cache can tell apart, ended ones included."""
         return self.n_parallel if not self.is_unified else min(_MOST_SEQUENCES - 1, self.n_sequences + _N_KEPT)
 
+    @property
+    def n_seq_max(self) -> int:
+        """Sequences of the context, one to save and restore parts included: rows that it first has logits for."""
+        return self.n_slots + int(self.is_unified)
+
     def _load_model(self, load: Load) -> lib.llama_model_p:
         def report(fraction: float, _user_data: object) -> bool:
             self._on_progress(fraction)
@@ -339,7 +344,7 @@ class Llama:
         settings = load.settings
         params = lib.llama_context_default_params()
         params.n_ctx = settings.n_ctx * settings.n_parallel
-        params.n_seq_max = self.n_slots + int(self.is_unified)  # and one to save and restore parts
+        params.n_seq_max = self.n_seq_max
         params.n_batch = settings.n_batch
         params.n_ubatch = min(settings.n_ubatch, settings.n_batch)
         # Logits are wanted for one token a sequence, and drafts: room for a whole batch would be the largest buffer.
