@@ -263,7 +263,7 @@ class Llama:
         self.is_unified = load.settings.kv_layout == "unified" and self.is_plain
         """All sequences share their cells. The windows and states of other models are a sequence's own."""
         if self.is_unified:
-            self.n_sequences = max(load.settings.n_sequences, self.n_parallel)
+            self.n_sequences = load.settings.n_at_once
         self._ctx = self._make_context(load)
         self._memory = lib.llama_get_memory(self._ctx)
         self.n_ctx = min(load.settings.n_ctx, int(lib.llama_n_ctx_seq(self._ctx)))

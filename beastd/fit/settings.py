@@ -39,9 +39,7 @@ def load_settings(config: Config, n_ctx: int, n_parallel: int, kv_type: str) -> 
 def _is_unified(config: Config, n_parallel: int) -> bool:
     if config.kv_layout != "auto":
         return config.kv_layout == "unified"
-    if config.sequences != "auto":
-        return config.sequences > n_parallel
-    return config.parallel == "auto" and n_parallel < FEW_PARALLEL
+    return config.sequences != "auto" or (config.parallel == "auto" and n_parallel < FEW_PARALLEL)
 
 
 def _sequences(config: Config, n_parallel: int) -> int:
