@@ -48,8 +48,9 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     parallel: Annotated[int, Meta(ge=1)] | Literal["auto"] = "auto"
     """Requests of a whole context that a loaded model's KV cache has room for; auto lets the memory decide."""
     sequences: Annotated[int, Meta(ge=1, le=192)] | Literal["auto"] = "auto"
-    """Most requests a model answers at once in a unified cache, more than parallel where most are shorter than a context
-    or share a prefix, or fewer; auto is four times parallel, from 8 to 64. In a partitioned cache it is parallel."""
+    """Most requests a model answers at once in a unified cache: more than parallel, where most are shorter than a
+    context or share a prefix, or fewer; auto is four times parallel, from 8 to 64. In a partitioned cache it is
+    parallel."""
     threads: Annotated[int, Meta(ge=0)] = 0
     """0: the machine's physical cores."""
     gpu_layers: Annotated[int, Meta(ge=-1)] = -1

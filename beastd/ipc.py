@@ -25,8 +25,8 @@ class LoadSettings(Struct, frozen=True, kw_only=True):
     n_parallel: int = 1
     """Sequences of n_ctx tokens that the KV cache has room for."""
     n_sequences: int = 0
-    """Most sequences that run at once in a unified cache, since most are shorter or share a prefix, or fewer than it has
-    room for; 0: n_parallel."""
+    """Most sequences that run at once in a unified cache: more, since most are shorter or share a prefix, or fewer;
+    0: n_parallel."""
     n_batch: int = 2048
     n_ubatch: int = 512
     n_threads: int = 0
