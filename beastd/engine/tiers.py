@@ -120,6 +120,8 @@ class Tiers:
         self._readings: dict[Entry, _Reading] = {}
         self._adapter_files: dict[str, tuple[int, int]] = {}
         """Size and time of each adapter's file when it was first named: before it was read."""
+        self._unit_bytes = 0.0
+        """Least that a state took: of a model whose states cannot be cut all of one, else each token of it; 0: unknown."""
         self._n_hits = self._n_restored = 0
         self._identity = self._label = ""
         self.become(identity, label)
@@ -133,7 +135,7 @@ class Tiers:
         """From now on KV is computed with this; that of before is found again when it is this again."""
         if identity == self._identity:
             return
-        self._identity, self._label = identity, label
+        self._identity, self._label, self._unit_bytes = identity, label, 0.0
         if not identity or not self._disk:
             return
         found = self._disk.found(identity)
@@ -151,6 +153,8 @@ class Tiers:
         entry = self._entry(adapters, tokens, start, state)
         if entry is None:
             return
+        unit_bytes = len(state) / (1 if is_exact else len(tokens) - start)
+        self._unit_bytes = min(self._unit_bytes or unit_bytes, unit_bytes)
         with self._changed:
             shelf = self._shelf_of(entry)
             if (there := _covering(shelf, entry, is_exact=is_exact)) is not None:
@@ -168,7 +172,10 @@ class Tiers:
                 self._retire(next(iter(self._memory)))
 
     def wants(self, adapters: AdapterSet, tokens: Sequence[int], start: int, *, is_exact: bool) -> bool:
-        """Whether ``put`` would keep this, so that getting its state is worth the time."""
+        """Whether ``put`` would keep this, so that getting its state is worth the time.
+
+        Its size is estimated by what was put before.
+        """
         entry = self._entry(adapters, tokens, start, None)
         if entry is None:
             return False
@@ -176,7 +183,8 @@ class Tiers:
             there = _covering(self._shelf_of(entry), entry, is_exact=is_exact)
             if there is not None:
                 self._use(there)
-            return there is None
+            n_bytes = int(self._unit_bytes * (1 if is_exact else len(tokens) - start))
+            return there is None and self._has_room_for(n_bytes)
 
     # --- out ---
 
@@ -313,11 +321,21 @@ class Tiers:
         """It leaves memory: for the disk, or for good."""
         if entry.is_queued:
             self._leave_memory(entry)
-        elif not self._disk or (self._queue_bytes and self._queue_bytes + entry.n_bytes > QUEUE_BYTES):
+        elif not self._can_queue(entry.n_bytes):
             self._forget(entry)
         else:
             self._leave_memory(entry)
             self._write(entry, AT_LEISURE)
+
+    def _has_room_for(self, n_bytes: int) -> bool:
+        """Whether a new state of this size would be kept."""
+        return n_bytes <= self._settings.memory_bytes or self._can_queue(n_bytes)
+
+    def _can_queue(self, n_bytes: int) -> bool:
+        """Whether the disk can have it soon enough."""
+        if not self._disk or n_bytes > self._settings.disk_bytes:
+            return False
+        return not self._queue_bytes or self._queue_bytes + n_bytes <= QUEUE_BYTES
 
     def _leave_memory(self, entry: Entry) -> None:
         if entry in self._memory:
