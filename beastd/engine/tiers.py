@@ -32,7 +32,7 @@ READ_BYTES = 256 * 2**20
 ABANDONED_S = 5.0
 """A state that nobody has asked for so long leaves when others need the room."""
 READ_LIMIT_S = 15.0
-"""A state that is not there by then is given up: the disk is slower than computing."""
+"""A state that is not there by then is given up: its file is as good as lost."""
 
 
 class Pending(Enum):
@@ -121,7 +121,7 @@ class Tiers:
         self._adapter_files: dict[str, tuple[int, int]] = {}
         """Size and time of each adapter's file when it was first named: before it was read."""
         self._unit_bytes = 0.0
-        """Least that a state took: of a model whose states cannot be cut all of one, else each token of it; 0: unknown."""
+        """Least that a state took: all of it where states cannot be cut, else each of its tokens; 0: unknown."""
         self._n_hits = self._n_restored = 0
         self._identity = self._label = ""
         self.become(identity, label)
@@ -227,11 +227,11 @@ class Tiers:
                 self._n_restored += found.n_usable - found.n_have
             return state
 
-    def is_reading(self, found: Found) -> bool:
-        """Whether ``read`` would be PENDING; it is being read from now on."""
+    def is_reading(self, found: Found, limit_s: float) -> bool:
+        """Whether ``read`` would be PENDING, and has been for no longer than this; it is being read from now on."""
         with self._changed:
             reading = None if found.is_in_memory else self._reading(found.entry)
-            return reading is not None and reading.state is None
+            return reading is not None and reading.state is None and self._clock() - reading.since_s <= limit_s
 
     def wait(self, limit_s: float) -> None:
         """Return when a state that was asked for is there, or lost, or after so many seconds."""
