@@ -48,8 +48,9 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     parallel: Annotated[int, Meta(ge=1)] | Literal["auto"] = "auto"
     """Requests of a whole context that a loaded model's KV cache has room for; auto lets the memory decide."""
     sequences: Annotated[int, Meta(ge=1, le=192)] | Literal["auto"] = "auto"
-    """Most requests a model answers at once in a unified cache, where most are shorter than a context or share a
-    prefix; auto is four times parallel, from 8 to 64. In a partitioned cache it is parallel."""
+    """Most requests a model answers at once in a unified cache: more than parallel, where most are shorter than a
+    context or share a prefix, or fewer; auto is four times parallel, from 8 to 64. In a partitioned cache it is
+    parallel."""
     threads: Annotated[int, Meta(ge=0)] = 0
     """0: the machine's physical cores."""
     gpu_layers: Annotated[int, Meta(ge=-1)] = -1
@@ -58,9 +59,9 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     kv_type: Literal["f16", "q8_0", "q4_0"] = "f16"
     kv_layout: Literal["auto", "partitioned", "unified"] = "auto"
     """unified: all requests draw on one pool of KV cells, and lie there once as far as they begin alike. partitioned:
-    each has cells of its own, which computes faster. auto: unified where memory has room for fewer than 4 contexts.
-    Models with a sliding window or recurrent layers are always partitioned. docs/performance.md has the measurements.
-    """
+    each has cells of its own, which computes faster. auto: unified where sequences is set, and where memory has
+    room for fewer than 4 contexts. Models with a sliding window or recurrent layers are always partitioned.
+    docs/performance.md has the measurements."""
     mmap: bool = True
     batch: Annotated[int, Meta(ge=1024)] = 2048
     """Tokens one engine step may take."""

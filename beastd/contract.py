@@ -265,6 +265,13 @@ class ModelShape(Struct, frozen=True, kw_only=True):
     """It has a head that predicts the token after the next (MTP), of a kind that drafts."""
     is_recurrent: bool = False
     """Layers keep a state of all tokens so far, which takes some back only where more states are kept."""
+    has_window: bool = False
+    """Layers see only the last so many tokens, as far as the header tells."""
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether its KV is one cache of all tokens, which sequences can share cell by cell."""
+        return not self.is_recurrent and not self.has_window
 
     def is_same_model(self, other: ModelShape) -> bool:
         """Whether both can be variants of one model: the same but for their quantization."""

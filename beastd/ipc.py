@@ -25,7 +25,8 @@ class LoadSettings(Struct, frozen=True, kw_only=True):
     n_parallel: int = 1
     """Sequences of n_ctx tokens that the KV cache has room for."""
     n_sequences: int = 0
-    """Most sequences that run at once in a unified cache, since most are shorter or share a prefix; 0: n_parallel."""
+    """Most sequences that run at once in a unified cache: more, since most are shorter or share a prefix, or fewer;
+    0: n_parallel."""
     n_batch: int = 2048
     n_ubatch: int = 512
     n_threads: int = 0
@@ -50,7 +51,7 @@ class LoadSettings(Struct, frozen=True, kw_only=True):
     @property
     def n_at_once(self) -> int:
         """Most sequences that run at once."""
-        return max(self.n_sequences, self.n_parallel)
+        return self.n_sequences or self.n_parallel
 
 
 class KvTiers(Struct, frozen=True, kw_only=True):

@@ -113,7 +113,7 @@ class Wants:
     def _settings(self, model: Model, shape: ModelShape, n_ctx: int) -> ipc.LoadSettings:
         kv_type = model.fields.kv_type or self.config.kv_type
         n_parallel = parallel_of(self.config, shape, n_ctx, kv_type, self.budget_bytes)
-        return load_settings(self.config, n_ctx, n_parallel, kv_type)
+        return load_settings(self.config, shape, n_ctx, n_parallel, kv_type)
 
     def _spec(
         self, model: Model, variant: Variant, draft: Variant | None, settings: ipc.LoadSettings, need: MemoryNeed

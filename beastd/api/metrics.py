@@ -28,7 +28,10 @@ _GAUGES: _Values = {
     "beast_worker_memory_bytes": ("Memory it holds, all devices together.", lambda it: it.n_bytes),
     "beast_worker_gpu_bytes": ("Of these, on GPUs.", lambda it: it.gpu_bytes),
     "beast_worker_context_tokens": ("Tokens one request may hold.", lambda it: it.n_ctx),
-    "beast_worker_parallel": ("Requests it answers at once.", lambda it: it.n_parallel),
+    "beast_worker_parallel": (
+        "Most requests it answers at once, be it more or fewer than it has whole contexts for.",
+        lambda it: it.n_parallel,
+    ),
     "beast_worker_kv_tokens": ("Tokens whose KV is in its cache.", lambda it: it.stats.n_kv_tokens),
     "beast_worker_kv_shared_tokens": (
         "Tokens of sequences that take no cells of their own.",

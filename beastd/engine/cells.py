@@ -5,9 +5,13 @@ from __future__ import annotations
 from beastd.engine.headdrafts import HeadDrafts
 from beastd.engine.kvcache import KVCache
 from beastd.engine.llama import Llama
+from beastd.engine.pace import Pace
 from beastd.engine.prefixes import Slot
 from beastd.engine.sequence import Sequence
 from beastd.engine.tiers import MIN_TOKENS, Found, Pending, Tiers
+
+LEAST_WAIT_S = 0.1
+"""For the disk, however fast computing is: most files are there in a few milliseconds."""
 
 
 class LlamaCells:
@@ -55,10 +59,12 @@ class LlamaCells:
 
     # --- scheduler.Fetch ---
 
-    def is_reading(self, sequence: Sequence, n_there: int) -> bool:
+    def is_reading(self, sequence: Sequence, n_there: int, pace: Pace) -> bool:
         """See ``scheduler.Fetch``."""
         found = self._find(sequence, n_there)
-        return found is not None and self._tiers.is_reading(found)
+        if found is None:
+            return False
+        return self._tiers.is_reading(found, max(LEAST_WAIT_S, pace.work_s(found.n_usable - n_there, 0)))
 
     def into(self, sequence: Sequence, cache: KVCache) -> int:
         """See ``scheduler.Fetch``."""

@@ -33,8 +33,8 @@ _Drawn = Sampled | Exception | None
 
 READING_S = 0.002
 """How long to wait for KV from the disk, or a message, when there is nothing to compute meanwhile."""
-LEAVE_SAVE_S = 4.0
-"""The daemon ends a process that does not leave within Worker's ``_LEAVE_S``."""
+LEAVE_SAVE_S = 1.5
+"""A load may wait for the memory. The daemon ends a process that does not leave within Worker's ``LEAVE_S``."""
 SLEEP_SAVE_S = 1.0
 """A request that comes meanwhile waits; what is not on disk by then goes there later."""
 

@@ -263,7 +263,7 @@ class Llama:
         self.is_unified = load.settings.kv_layout == "unified" and self.is_plain
         """All sequences share their cells. The windows and states of other models are a sequence's own."""
         if self.is_unified:
-            self.n_sequences = max(load.settings.n_sequences, self.n_parallel)
+            self.n_sequences = load.settings.n_at_once
         self._ctx = self._make_context(load)
         self._memory = lib.llama_get_memory(self._ctx)
         self.n_ctx = min(load.settings.n_ctx, int(lib.llama_n_ctx_seq(self._ctx)))
@@ -278,6 +278,11 @@ class Llama:
     def n_slots(self) -> int:
         """Sequences that the cache can tell apart, ended ones included."""
         return self.n_parallel if not self.is_unified else min(_MOST_SEQUENCES - 1, self.n_sequences + _N_KEPT)
+
+    @property
+    def n_seq_max(self) -> int:
+        """Sequences of the context, one to save and restore parts included: rows that it first has logits for."""
+        return self.n_slots + int(self.is_unified)
 
     def _load_model(self, load: Load) -> lib.llama_model_p:
         def report(fraction: float, _user_data: object) -> bool:
@@ -339,7 +344,7 @@ class Llama:
         settings = load.settings
         params = lib.llama_context_default_params()
         params.n_ctx = settings.n_ctx * settings.n_parallel
-        params.n_seq_max = self.n_slots + int(self.is_unified)  # and one to save and restore parts
+        params.n_seq_max = self.n_seq_max
         params.n_batch = settings.n_batch
         params.n_ubatch = min(settings.n_ubatch, settings.n_batch)
         # Logits are wanted for one token a sequence, and drafts: room for a whole batch would be the largest buffer.

@@ -63,8 +63,11 @@ class Chunk:
 class Fetch(Protocol):
     """Brings KV back that was kept elsewhere."""
 
-    def is_reading(self, sequence: Sequence, n_there: int) -> bool:
-        """Whether KV that goes further than ``n_there`` tokens is on its way to the sequence; it had better wait."""
+    def is_reading(self, sequence: Sequence, n_there: int, pace: Pace) -> bool:
+        """Whether KV that goes further than ``n_there`` tokens is on its way to the sequence; it had better wait.
+
+        Not for longer than computing it would take, by the pace.
+        """
 
     def into(self, sequence: Sequence, cache: KVCache) -> int:
         """Add what there is to the sequence's slot; returns the number of tokens."""
@@ -142,7 +145,7 @@ class Scheduler:
             peers = self._peers(sequence) if self.cache.cells.shares_beginnings else ()
             if self._leaders.can_follow(sequence, peers, n_shared):
                 continue
-            if self._fetch.is_reading(sequence, n_shared):
+            if self._fetch.is_reading(sequence, n_shared, self.pace):
                 continue
             victims = self._victims_for(sequence, sharable)
             if victims is None:

@@ -65,7 +65,7 @@ def _need(case: SimulateCase) -> MemoryNeed:
         # Logits are allocated even now, and so is the state of recurrent layers.
         output_bytes = llama.logged_bytes("output")
         # With the first draft the buffer grows.
-        most_output_bytes = output_bytes * (llama.n_parallel + llama.n_draftable) // llama.n_parallel
+        most_output_bytes = output_bytes * (llama.n_seq_max + llama.n_draftable) // llama.n_seq_max
         taken = held().resident_bytes - output_bytes - llama.logged_bytes("RS")
         needs = _with_output(needs, most_output_bytes)
         if load.settings.mtp:

@@ -32,7 +32,7 @@ READ_BYTES = 256 * 2**20
 ABANDONED_S = 5.0
 """A state that nobody has asked for so long leaves when others need the room."""
 READ_LIMIT_S = 15.0
-"""A state that is not there by then is given up: the disk is slower than computing."""
+"""A state that is not there by then is given up: its file is as good as lost."""
 
 
 class Pending(Enum):
@@ -120,6 +120,8 @@ class Tiers:
         self._readings: dict[Entry, _Reading] = {}
         self._adapter_files: dict[str, tuple[int, int]] = {}
         """Size and time of each adapter's file when it was first named: before it was read."""
+        self._unit_bytes = 0.0
+        """Least that a state took: all of it where states cannot be cut, else each of its tokens; 0: unknown."""
         self._n_hits = self._n_restored = 0
         self._identity = self._label = ""
         self.become(identity, label)
@@ -133,7 +135,7 @@ class Tiers:
         """From now on KV is computed with this; that of before is found again when it is this again."""
         if identity == self._identity:
             return
-        self._identity, self._label = identity, label
+        self._identity, self._label, self._unit_bytes = identity, label, 0.0
         if not identity or not self._disk:
             return
         found = self._disk.found(identity)
@@ -151,6 +153,8 @@ class Tiers:
         entry = self._entry(adapters, tokens, start, state)
         if entry is None:
             return
+        unit_bytes = len(state) / (1 if is_exact else len(tokens) - start)
+        self._unit_bytes = min(self._unit_bytes or unit_bytes, unit_bytes)
         with self._changed:
             shelf = self._shelf_of(entry)
             if (there := _covering(shelf, entry, is_exact=is_exact)) is not None:
@@ -168,7 +172,10 @@ class Tiers:
                 self._retire(next(iter(self._memory)))
 
     def wants(self, adapters: AdapterSet, tokens: Sequence[int], start: int, *, is_exact: bool) -> bool:
-        """Whether ``put`` would keep this, so that getting its state is worth the time."""
+        """Whether ``put`` would keep this, so that getting its state is worth the time.
+
+        Its size is estimated by what was put before.
+        """
         entry = self._entry(adapters, tokens, start, None)
         if entry is None:
             return False
@@ -176,7 +183,8 @@ class Tiers:
             there = _covering(self._shelf_of(entry), entry, is_exact=is_exact)
             if there is not None:
                 self._use(there)
-            return there is None
+            n_bytes = int(self._unit_bytes * (1 if is_exact else len(tokens) - start))
+            return there is None and self._has_room_for(n_bytes)
 
     # --- out ---
 
@@ -219,11 +227,11 @@ class Tiers:
                 self._n_restored += found.n_usable - found.n_have
             return state
 
-    def is_reading(self, found: Found) -> bool:
-        """Whether ``read`` would be PENDING; it is being read from now on."""
+    def is_reading(self, found: Found, limit_s: float) -> bool:
+        """Whether ``read`` would be PENDING, and has been for no longer than this; it is being read from now on."""
         with self._changed:
             reading = None if found.is_in_memory else self._reading(found.entry)
-            return reading is not None and reading.state is None
+            return reading is not None and reading.state is None and self._clock() - reading.since_s <= limit_s
 
     def wait(self, limit_s: float) -> None:
         """Return when a state that was asked for is there, or lost, or after so many seconds."""
@@ -313,11 +321,21 @@ class Tiers:
         """It leaves memory: for the disk, or for good."""
         if entry.is_queued:
             self._leave_memory(entry)
-        elif not self._disk or (self._queue_bytes and self._queue_bytes + entry.n_bytes > QUEUE_BYTES):
+        elif not self._can_queue(entry.n_bytes):
             self._forget(entry)
         else:
             self._leave_memory(entry)
             self._write(entry, AT_LEISURE)
+
+    def _has_room_for(self, n_bytes: int) -> bool:
+        """Whether a new state of this size would be kept."""
+        return n_bytes <= self._settings.memory_bytes or self._can_queue(n_bytes)
+
+    def _can_queue(self, n_bytes: int) -> bool:
+        """Whether the disk can have it soon enough."""
+        if not self._disk or n_bytes > self._settings.disk_bytes:
+            return False
+        return not self._queue_bytes or self._queue_bytes + n_bytes <= QUEUE_BYTES
 
     def _leave_memory(self, entry: Entry) -> None:
         if entry in self._memory:

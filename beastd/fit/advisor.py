@@ -156,7 +156,7 @@ class Advisor:
 
     def _hatch(self, source: Source, request: FitRequest) -> Hatch:
         config = self._config
-        settings = load_settings(config, request.num_ctx or config.context, 1, request.kv_type or config.kv_type)
+        settings = load_settings(config, None, request.num_ctx or config.context, 1, request.kv_type or config.kv_type)
         order = FetchOrder(store=str(self._store), source=source, budget_bytes=self._budget_bytes, settings=settings)
         env = {"HF_TOKEN": request.token} if request.token else NO_ENV
         return Hatch(order, self._logs_dir / "fetch.peek.log", env)

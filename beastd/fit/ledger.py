@@ -30,6 +30,7 @@ LIMIT_S = 60.0
 _THAT_MATTER = (
     "n_ctx",
     "n_parallel",
+    "n_sequences",
     "n_batch",
     "n_ubatch",
     "n_gpu_layers",
@@ -40,6 +41,8 @@ _THAT_MATTER = (
     "mtp",
 )
 """Fields of LoadSettings that change what is taken."""
+_EDITION = 2
+"""Another one wherever the simulation counts otherwise than before, or the key is another."""
 
 _log = logging.getLogger(__name__)
 
@@ -70,7 +73,7 @@ class Ledger:
     """Answers what cases take. Its one user is the daemon's event loop."""
 
     def __init__(self, state_file: Path, logs_dir: Path, run: RunTool = run_tool) -> None:
-        self._file = NeedsFile(state_file, f"llama-cpp-python {version('llama-cpp-python')}")
+        self._file = NeedsFile(state_file, f"llama-cpp-python {version('llama-cpp-python')}, {_EDITION}")
         self.gpus = self._file.gpus
         """As the last simulation saw them, this daemon's or an earlier one's."""
         self._log_file = logs_dir / "simulate.log"

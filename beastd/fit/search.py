@@ -47,7 +47,7 @@ class Search:
     def case(self, trial: Trial) -> Case:
         """How the ledger knows it."""
         it = trial.candidate
-        settings = load_settings(self._config, trial.n_ctx, trial.n_parallel, self._kv_type)
+        settings = load_settings(self._config, it.shape, trial.n_ctx, trial.n_parallel, self._kv_type)
         return Case(it.digest, it.paths, it.variant, it.shape, settings)
 
     async def _less(self, asked: Trial, option: Option, smaller: Sequence[Candidate]) -> list[Option]:

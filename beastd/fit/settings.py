@@ -17,9 +17,9 @@ MOST_SEQUENCES = 64
 """Bounds of what runs at once in one pool where the configuration says auto, and what it may say."""
 
 
-def load_settings(config: Config, n_ctx: int, n_parallel: int, kv_type: str) -> LoadSettings:
-    """The configuration's settings with these."""
-    is_unified = _is_unified(config, n_parallel)
+def load_settings(config: Config, shape: ModelShape | None, n_ctx: int, n_parallel: int, kv_type: str) -> LoadSettings:
+    """The configuration's settings with these, for a model of this shape, None if that is not known yet."""
+    is_unified = (shape is None or shape.is_plain) and _is_unified(config, n_parallel)
     return LoadSettings(
         n_ctx=n_ctx,
         n_parallel=n_parallel,
@@ -39,9 +39,7 @@ def load_settings(config: Config, n_ctx: int, n_parallel: int, kv_type: str) -> 
 def _is_unified(config: Config, n_parallel: int) -> bool:
     if config.kv_layout != "auto":
         return config.kv_layout == "unified"
-    if config.sequences != "auto":
-        return config.sequences > n_parallel
-    return config.parallel == "auto" and n_parallel < FEW_PARALLEL
+    return config.sequences != "auto" or (config.parallel == "auto" and n_parallel < FEW_PARALLEL)
 
 
 def _sequences(config: Config, n_parallel: int) -> int:

@@ -17,7 +17,7 @@ from beastd.errors import BeastError, Conflict, LoadFailed, ShuttingDown, from_c
 from beastd.fleet import memory
 from beastd.fleet.entry import Shape, State, Ticket
 from beastd.fleet.fleet import Fleet
-from beastd.fleet.footprint import Footprint
+from beastd.fleet.footprint import Footprint, ram
 from beastd.fleet.journal import Decision
 from beastd.fleet.lease import Door, Lease
 from beastd.fleet.pins import Pins
@@ -297,17 +297,19 @@ class Pool:
         for id_, life in tuple(self._lives.items()):
             entry = self._fleet.roster.get(id_)
             if entry and entry.state is State.READY and life.worker.stats.resident_bytes:
-                holds = self._holds(entry.shape, life.worker.ready, life.worker.stats.resident_bytes)
+                stats = life.worker.stats
+                holds = self._holds(entry.shape, life.worker.ready, stats.resident_bytes, stats.tier_memory_bytes)
                 self._fleet.on_measured(id_, holds, self._clock())
 
-    def _holds(self, shape: Shape, ready: ipc.Ready, resident_bytes: int) -> Footprint:
+    def _holds(self, shape: Shape, ready: ipc.Ready, resident_bytes: int, tier_bytes: int = 0) -> Footprint:
         """What a worker of this shape really holds, or will, where it has not touched yet all that it has got.
 
+        KV in its memory tier (``tier_bytes``) was not computed before: it comes and goes.
         A GPU that no simulation has told of has no budget, so what is on it is nobody's concern.
         """
         known = {device: n for device, n in ready.gpu_bytes.items() if device in self._fleet.roster.budget}
         measured = Footprint({RAM: resident_bytes, **known})
-        return measured.or_more(shape.expected) if shape.spec.is_exact else measured
+        return measured.or_more(shape.expected + ram(tier_bytes)) if shape.spec.is_exact else measured
 
 
 def _load_error(spec: WorkerSpec, error: Exception) -> BeastError:

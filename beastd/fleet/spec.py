@@ -62,8 +62,12 @@ class WorkerSpec:
         return replace(self, settings=msgspec.structs.replace(self.settings, n_ctx=n_ctx))
 
     def with_parallel(self, n_parallel: int) -> WorkerSpec:
-        """For another number of sequences at once; the KV is nearly all of what changes."""
-        settings = msgspec.structs.replace(self.settings, n_parallel=n_parallel)
+        """With room for another number of whole sequences; the KV is nearly all of what changes.
+
+        In a pool of cells as many run at once as before, otherwise this many.
+        """
+        n_sequences = self.settings.n_sequences if self.settings.kv_layout == "unified" else n_parallel
+        settings = msgspec.structs.replace(self.settings, n_parallel=n_parallel, n_sequences=n_sequences)
         return replace(self, settings=settings, working=self.working.times(n_parallel / self.settings.n_parallel))
 
 

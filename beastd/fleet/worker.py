@@ -23,7 +23,7 @@ _END_GRACE_S = 0.5
 _STOP_GRACE_S = 3.0
 """For a process that was told to stop."""
 
-_LEAVE_S = 5.0
+LEAVE_S = 2.5
 """For an idle process that was told to save its KV and leave."""
 
 _PING_EVERY_S = 2.0
@@ -190,7 +190,7 @@ class Worker:
             return
         if self._leaving is None and self._is_serving and self._has_disk_tier and self._link.is_idle:
             self._link.leave()
-            self._leaving = asyncio.get_running_loop().call_later(_LEAVE_S, self.stop)
+            self._leaving = asyncio.get_running_loop().call_later(LEAVE_S, self.stop)
         else:
             self._link.abort()
             self._process.terminate()

@@ -28,6 +28,8 @@ _WITH_HEADS = frozenset(
     }
 )
 """Architectures whose heads llama.cpp can compute, and whose KV it can cut after a draft."""
+_WINDOWS_IGNORED = frozenset({"phi3"})
+"""Architectures whose files name a window that llama.cpp makes nothing of."""
 
 _ARCHITECTURE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 """What a name in ``llama-arch.cpp`` is made of, so that keys and messages built from it stay short and plain."""
@@ -141,6 +143,7 @@ class Header:
             kv_elements_per_token=self._kv_elements_per_token,
             has_head=self._has_head,
             is_recurrent=any(key.startswith(f"{self.architecture}.ssm.") for key in self.metadata),
+            has_window=self._has_window,
         )
 
     @property
@@ -149,6 +152,11 @@ class Header:
         if n_layers > MAX_LAYERS:
             raise BadModel(f"{self.what}: block_count is {n_layers}; llama.cpp runs at most {MAX_LAYERS} layers")
         return n_layers
+
+    @property
+    def _has_window(self) -> bool:
+        window = self.metadata.get(f"{self.architecture}.attention.sliding_window")
+        return isinstance(window, int) and window > 0 and self.architecture not in _WINDOWS_IGNORED
 
     @property
     def _has_head(self) -> bool:

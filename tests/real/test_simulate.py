@@ -45,18 +45,25 @@ def needs(*cases: SimulateCase) -> list[MemoryNeed]:
     return found  # type: ignore[return-value]
 
 
-@pytest.mark.parametrize("paths", [F16, Q4])
-def test_weights_kv_and_compute_are_what_llama_cpp_takes(paths: list[str]) -> None:
+def output_bytes(llama: Llama, n_rows: int) -> int:
+    """What logits of so many rows take."""
+    return 4 * n_rows * llama.n_vocab
+
+
+@pytest.mark.parametrize(
+    ("paths", "how"), [(F16, {}), (Q4, {}), (Q4, {"kv_layout": "unified", "n_parallel": 1, "n_sequences": 8})]
+)
+def test_weights_kv_and_compute_are_what_llama_cpp_takes(paths: list[str], how: dict[str, object]) -> None:
     """The simulated sizes are those of a model that was really loaded, shards and all, to the byte."""
-    asked = case(paths, mmap=False)
+    asked = case(paths, mmap=False, **how)
     (need,) = needs(asked)
     llama = Llama(Load(paths=paths, label="cub", settings=asked.settings), lambda _: None)
     (real,) = device_needs(llama.handle)
     (ram,) = need.devices
     assert ram.device == RAM
     assert (ram.weights_bytes, ram.kv_bytes) == (real.weights_bytes, real.kv_bytes)
-    n_rows = llama.n_parallel + llama.n_draftable  # the buffer grows with the first draft
-    assert ram.compute_bytes == real.compute_bytes + llama.logged_bytes("output") * n_rows // llama.n_parallel
+    n_rows = llama.n_seq_max + llama.n_draftable  # the buffer grows with the first draft
+    assert ram.compute_bytes - real.compute_bytes == pytest.approx(output_bytes(llama, n_rows), rel=0.05)
     assert llama.logged_bytes("output") > 0
     llama.close(keeps_model=False)
 

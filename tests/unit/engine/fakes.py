@@ -48,7 +48,7 @@ class FakeCells:
 class FakeFetch:
     """Nothing was kept elsewhere."""
 
-    def is_reading(self, sequence: Sequence, n_there: int) -> bool:
+    def is_reading(self, sequence: Sequence, n_there: int, pace: Pace) -> bool:
         return False
 
     def into(self, sequence: Sequence, cache: KVCache) -> int:

@@ -25,6 +25,7 @@ from beastd.engine.scheduler import Chunk
 from beastd.engine.sequence import Sequence
 from beastd.engine.tiers import Tiers
 from beastd.errors import BadRequest
+from beastd.fleet.worker import LEAVE_S
 from tests.unit.engine.fakes import FakeCells, scheduler_of
 
 N_SLOTS = 4
@@ -318,7 +319,8 @@ def test_told_to_leave_the_loop_saves_kv_and_ends(forge: Forge, monkeypatch: pyt
     monkeypatch.setattr(forge.tiers, "flush", limits.append)
     forge.inbox.put(ipc.Leave())
     forge.engine.run()
-    assert limits == [engine_module.LEAVE_SAVE_S]
+    (limit_s,) = limits
+    assert limit_s <= LEAVE_S - 1, "it copies what is in the cache before, and ends afterwards"
 
 
 def test_kv_of_a_detached_adapter_is_forgotten(forge: Forge, tmp_path: Path) -> None:

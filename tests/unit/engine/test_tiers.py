@@ -247,6 +247,31 @@ def test_a_slow_disk_loses_entries_and_stalls_nobody(make: Callable[..., Tiers])
         assert check(tiers, [*other(4), 5], 0) == 0
 
 
+def test_a_state_that_could_not_be_kept_is_not_wanted(make: Callable[..., Tiers]) -> None:
+    """By its size, as far as others tell: too large for memory and no disk, or one that is busy or too small."""
+    huge = list(range(2000, 2250))
+    for tiers in (make(n_memory=1, n_disk=0), make(n_memory=1, n_disk=1)):
+        assert tiers.wants((), huge, 0, is_exact=False), "nothing is known of sizes"
+        put(tiers, LONG)
+        assert tiers.wants((), other(0), 0, is_exact=False)
+        assert not tiers.wants((), huge, 0, is_exact=False)
+        assert tiers.wants((), huge, 200, is_exact=False)
+    tiers = make(n_memory=1, n_disk=9)
+    put(tiers, LONG)
+    assert tiers.wants((), huge, 0, is_exact=False)
+    assert tiers._disk
+    with patch.object(tiers_module, "QUEUE_BYTES", 3 * N_STATE), patch.object(tiers._disk, "start"):
+        put(tiers, other(0))
+        assert not tiers.wants((), huge, 0, is_exact=False), "another one waits to be written"
+
+
+def test_states_that_are_of_one_size_are_wanted_at_any_length(make: Callable[..., Tiers]) -> None:
+    """What a recurrent model keeps does not grow with its tokens."""
+    tiers = make(n_memory=1, n_disk=0)
+    put(tiers, LONG, is_exact=True)
+    assert tiers.wants((), list(range(2000, 9000)), 0, is_exact=True)
+
+
 def test_a_longer_entry_replaces_what_it_covers(make: Callable[..., Tiers]) -> None:
     """On disk as well, once it is there itself; and what it covers is not kept again."""
     tiers = make()

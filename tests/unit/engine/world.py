@@ -91,7 +91,7 @@ class World:
             state = [cell.kv for cell in self.held[slot.index]]
             self.kept[slot.adapters, tuple(slot.tokens)] = start, state[start:]
 
-    def is_reading(self, sequence: Sequence, n_there: int) -> bool:
+    def is_reading(self, sequence: Sequence, n_there: int, pace: Pace) -> bool:
         """What was kept is read for some steps, now and then."""
         key = self._find(sequence, n_there)
         if key is None:

@@ -114,7 +114,8 @@ async def test_a_simulation_that_does_not_end_is_given_up(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize(
-    ("change", "n_orders"), [({"kv_type": "q8_0"}, 2), ({"n_parallel": 3}, 2), ({"n_threads": 7, "step_ms": 9}, 1)]
+    ("change", "n_orders"),
+    [({"kv_type": "q8_0"}, 2), ({"n_parallel": 3}, 2), ({"n_sequences": 9}, 2), ({"n_threads": 7, "step_ms": 9}, 1)],
 )
 async def test_only_settings_that_matter_make_a_new_question(make, tool, change, n_orders):
     """Threads and the length of steps change no buffer."""
@@ -129,6 +130,15 @@ async def test_the_next_daemon_knows_them(make, tool):
     await make().needs([case(n_ctx=7)])
     assert await make().needs([case(n_ctx=7)]) == [need(7)]
     assert len(tool.orders) == 1
+
+
+async def test_what_was_counted_otherwise_is_counted_anew(make, tool, monkeypatch):
+    """An earlier Beast's numbers are not believed."""
+    monkeypatch.setattr(ledger_module, "_EDITION", 1)
+    await make().needs([case(n_ctx=7)])
+    monkeypatch.undo()
+    await make().needs([case(n_ctx=7)])
+    assert len(tool.orders) == 2
 
 
 @pytest.mark.parametrize(

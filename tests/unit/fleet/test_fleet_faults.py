@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 
 from beastd.errors import CoolingDown, LoadFailed, OutOfMemory, ShuttingDown
@@ -112,6 +114,17 @@ def test_half_the_sequences_take_half_the_memory_for_kv(book: Any, want: Any) ->
     fail(book, "cub", OutOfMemory("no memory"))
     spec = book.shapes[book.id_of("cub")].spec
     assert (spec.weights.total_bytes, spec.working.total_bytes) == (6 * 10**9, 10**9)
+
+
+@pytest.mark.parametrize(("layout", "n_at_once"), [("partitioned", 2), ("unified", 16)])
+def test_with_half_the_contexts_no_more_run_than_there_is_a_place_for(
+    book: Any, want: Any, layout: str, n_at_once: int
+) -> None:
+    """Of a pool of cells the others may need little; cells of its own each must have."""
+    (spec,) = want(n_parallel=4).rungs
+    n_sequences = 16 if layout == "unified" else 4
+    settings = msgspec.structs.replace(spec.settings, kv_layout=layout, n_sequences=n_sequences)
+    assert replace(spec, settings=settings).with_parallel(2).settings.n_at_once == n_at_once
 
 
 def test_a_number_of_sequences_that_is_configured_is_kept(book: Any, want: Any) -> None:

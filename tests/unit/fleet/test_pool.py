@@ -601,6 +601,17 @@ async def test_what_a_worker_says_it_holds_is_believed(
     await pool.close()
 
 
+async def test_kv_that_left_the_cache_counts_as_it_comes(
+    pool: Pool, workers: list[Promise], want: Any, machine: Machine
+) -> None:
+    """Besides all that was computed, though not all of that was touched yet."""
+    await loaded(pool, workers, want("a", gb=4))
+    workers[0].stats = ipc.EngineStats(resident_bytes=GB, tier_memory_bytes=GB // 4)
+    await loaded(pool, workers, want("b", gb=1))
+    assert pool.snapshot().workers[0].n_bytes == 4 * GB + GB // 4
+    await pool.close()
+
+
 async def test_gpus_count_once_they_are_known(
     pool: Pool, workers: list[Promise], want: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

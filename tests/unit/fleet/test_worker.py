@@ -292,7 +292,7 @@ async def test_a_worker_that_does_not_leave_is_ended(
     spec: Callable[..., WorkerSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_asked_twice: bool
 ) -> None:
     """When its time is up, or when it is told to stop once more."""
-    monkeypatch.setattr(worker_module, "_LEAVE_S", 3600.0 if is_asked_twice else 0.0)
+    monkeypatch.setattr(worker_module, "LEAVE_S", 3600.0 if is_asked_twice else 0.0)
     worker, link, process, serving = await _serving(spec, tmp_path)
     worker.stop()
     if is_asked_twice:

@@ -121,6 +121,25 @@ def test_a_head_counts_where_it_is_there_and_known(gguf, architecture, n_heads, 
     assert not shape.is_recurrent
 
 
+@pytest.mark.parametrize(
+    ("architecture", "key", "is_plain"),
+    [
+        ("gemma3", "attention.sliding_window", False),
+        ("phi3", "attention.sliding_window", True),
+        ("mamba", "ssm.conv_kernel", False),
+        ("qwen3", "attention.key_length", True),
+    ],
+)
+def test_windows_and_recurrent_layers_are_told(gguf, architecture, key, is_plain):
+    """Unless llama.cpp makes nothing of the window."""
+    pairs = [
+        gguf.pair("general.architecture", "str", architecture),
+        *(gguf.pair(f"{architecture}.{name}", "u32", n) for name, n in SIZES.items()),
+        gguf.pair(f"{architecture}.{key}", "u32", 32),
+    ]
+    assert parse(gguf.file(pairs)).shape().is_plain is is_plain
+
+
 SIZES = {"block_count": 2, "embedding_length": 64, "context_length": 128, "attention.head_count": 2}
 
 
