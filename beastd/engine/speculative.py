@@ -6,6 +6,7 @@ are those there would be without drafts, token by token, only sooner.
 
 from __future__ import annotations
 
+import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -151,6 +152,8 @@ class Speculation:
         self._longest = longest
         self._drafter = drafter
         self._asks = Patience()
+        self._n_unasked = 0
+        """Steps for which the drafter, which has failed, is left alone."""
         self._chances = Chances()
         self._tracks: dict[int, _Track] = {}
         self._patience = Patience()
@@ -168,7 +171,8 @@ class Speculation:
         def cost_s(lengths: list[int]) -> float:
             return sum(map(self._costs.predict_s, passes(lengths, is_split=is_split)))
 
-        if self._drafter and n_room > 0:
+        self._n_unasked = max(0, self._n_unasked - 1)
+        if self._drafter and n_room > 0 and not self._n_unasked:
             self._ask(self._drafter, chunks, tracks, cost_s)
         offers = [it.offer(i) for i, it in tracks.items() if it.draft]
         if not offers or n_room <= 0:
@@ -201,13 +205,14 @@ class Speculation:
             return
         wishes = [Wish(chunks[i].slot, track.text.since(0)) for i, track in asked.items()]
         plain_s = cost_s(lengths)
-        if gain >= MARGIN and gain * plain_s / (plain_s + drafter.catch_up_s(wishes)) < 1:
-            return
         try:
+            if gain >= MARGIN and gain * plain_s / (plain_s + drafter.catch_up_s(wishes)) < 1:
+                return
             drafts = drafter.draft(wishes, n_tokens)
         except Exception as error:  # answers come without it, only later
+            sys.stderr.write(f"the drafter failed; it is asked again after {LONGEST_PAUSE} steps\n")
             traceback.print_exception(error)
-            self._drafter = None
+            self._n_unasked = LONGEST_PAUSE
             return
         for i, track in asked.items():
             if tokens := drafts.get(chunks[i].slot):

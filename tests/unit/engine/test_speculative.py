@@ -20,6 +20,7 @@ from beastd.engine.sequence import Sequence
 from beastd.engine.speculative import (
     LONGEST_DRAFT,
     LONGEST_MODEL_DRAFT,
+    LONGEST_PAUSE,
     MOST_DRAFTED,
     PROBE_EVERY,
     Chances,
@@ -272,3 +273,29 @@ def test_the_depth_is_within_what_is_allowed(n_streams: int, chance: float, n_mo
     n_tokens, gain = depth([1] * n_streams, chances, cost_s, lambda n: n * token_s, n_most)
     assert 1 <= n_tokens <= n_most
     assert gain < 1 or token_s < 0.01
+
+
+class Fragile(Oracle):
+    """It fails each time, at one thing or the other."""
+
+    n_failed = 0
+
+    def catch_up_s(self, wishes: Items[Wish]) -> float:
+        self.n_failed += 1
+        if self.n_failed % 2:
+            raise OSError("no cost")
+        return 0.0
+
+    def draft(self, wishes: Items[Wish], n_tokens: int) -> dict[int, list[int]]:
+        raise OSError("no draft")
+
+
+def test_a_drafter_that_fails_is_asked_again_later(capsys: pytest.CaptureFixture[str]) -> None:
+    """What failed may have passed by, and each failure is told."""
+    fragile = Fragile(0.0001)
+    sequence = stream(n_predict=10**6, n_ctx=10**6, speculative="draft")
+    assert not any(run(Speculation(costs(), fragile), sequence, CYCLE, 2 * LONGEST_PAUSE + 10))
+    assert fragile.n_failed == 3
+    told = capsys.readouterr().err
+    assert told.count("the drafter failed") == 3
+    assert "no draft" in told
