@@ -341,8 +341,10 @@ class Engine:
         """Proposed tokens that were not chosen leave the KV cache."""
         if sequence.n_ahead:
             assert sequence.slot is not None
-            self._scheduler.cache.cells.cut(sequence.slot.index, len(sequence.slot.tokens))
+            self._scheduler.cache.cut_ahead(sequence.slot)
             sequence.n_ahead = 0
+            if not sequence.slot.tokens:
+                sequence.begin_again()
 
     def _drop(self, sequence: Sequence) -> None:
         """The sequence is over: nothing of it is in the next step."""

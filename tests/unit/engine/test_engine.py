@@ -345,3 +345,23 @@ def test_a_cleared_cache_is_empty_and_answers_go_on(forge: Forge) -> None:
     before, after = (it.stats for it in forge.told if isinstance(it, ipc.Pong))
     assert (before.n_tier_memory, before.tier_memory_bytes, after.n_tier_memory) == (1, 9, 0)
     assert forge.endings == {1: "length"}
+
+
+def test_an_answer_whose_rejected_draft_cannot_be_taken_back_goes_on(forge: Forge, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All its KV is gone then, and is computed again with what was said."""
+    forge.submit(1, n=6)
+    forge.engine.step()
+    forge.engine.step()
+    (sequence,) = forge.scheduler.running
+    assert sequence.slot
+    n_said, n_tokens = sequence.n_said, len(sequence.slot.tokens)
+    assert sequence.answer
+    with monkeypatch.context() as patch:
+        patch.setattr(forge.table.cells, "cut", lambda _slot, _n: False)
+        sequence.n_ahead = 2
+        forge.engine._cut(sequence)
+    assert (sequence.slot.tokens, sequence.answer, sequence.n_said) == ([], [], n_said)
+    assert sequence.n_prefill_left == n_tokens + 1
+    forge.table.cells.held[sequence.slot.index].clear()
+    forge.finish(1)
+    assert forge.endings == {1: "length"}
