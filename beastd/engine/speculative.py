@@ -26,6 +26,10 @@ MARGIN = 1.05
 PROBE_EVERY = 64
 """Steps without drafts after which one tries what it would else not: chances and costs change."""
 LONGEST_PAUSE = 1024
+RESTS_AFTER = 32
+"""Steps in which no draft paid, after which texts are looked at only ..."""
+LOOK_EVERY = 8
+"""... every so many steps: of many streams that is some of a step's time."""
 LONGEST_MODEL_DRAFT = 8
 MODEL = 0
 """Strength of what a draft model proposes."""
@@ -91,6 +95,14 @@ class Patience:
 
     def __init__(self) -> None:
         self._n_idle, self._most_idle = 0, PROBE_EVERY
+
+    def rests(self) -> bool:
+        """Whether to spare even the look at what there is, after long without any that pays."""
+        return self._n_idle >= RESTS_AFTER and (self._n_idle + 1) % LOOK_EVERY != 0
+
+    def has_none(self) -> None:
+        """A step had nothing to try."""
+        self._n_idle += 1
 
     def is_over(self, gain: float) -> bool:
         """Whether to draft, where that promises so many times the tokens a second."""
@@ -165,8 +177,9 @@ class Speculation:
     def extend(self, chunks: list[Chunk], n_room: int, *, is_split: bool) -> list[Chunk]:
         """The same step with drafts; ``n_room``: tokens it may hold besides."""
         tracks = {i: self._follow(chunk.sequence) for i, chunk in enumerate(chunks) if chunk.can_draft}
-        for i, track in tracks.items():
-            track.look_up(chunks[i].sequence, self._longest)
+        if tracks and not self._patience.rests():
+            for i, track in tracks.items():
+                track.look_up(chunks[i].sequence, self._longest)
 
         def cost_s(lengths: list[int]) -> float:
             return sum(map(self._costs.predict_s, passes(lengths, is_split=is_split)))
@@ -175,6 +188,8 @@ class Speculation:
         if self._drafter and n_room > 0 and not self._n_unasked:
             self._ask(self._drafter, chunks, tracks, cost_s)
         offers = [it.offer(i) for i, it in tracks.items() if it.draft]
+        if tracks and not offers:
+            self._patience.has_none()
         if not offers or n_room <= 0:
             return chunks
         lengths = [len(chunk.tokens) for chunk in chunks]

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from beastd.engine.allotment import Offer, allot, depth, passes
 from beastd.engine.costs import StepCosts
 from beastd.engine.detokenizer import Detokenizer
+from beastd.engine.lookup import Lookup
 from beastd.engine.prefixes import Slot
 from beastd.engine.sampler import Sampler
 from beastd.engine.scheduler import Chunk
@@ -21,8 +22,10 @@ from beastd.engine.speculative import (
     LONGEST_DRAFT,
     LONGEST_MODEL_DRAFT,
     LONGEST_PAUSE,
+    LOOK_EVERY,
     MOST_DRAFTED,
     PROBE_EVERY,
+    RESTS_AFTER,
     Chances,
     Speculation,
     Wish,
@@ -273,6 +276,20 @@ def test_the_depth_is_within_what_is_allowed(n_streams: int, chance: float, n_mo
     n_tokens, gain = depth([1] * n_streams, chances, cost_s, lambda n: n * token_s, n_most)
     assert 1 <= n_tokens <= n_most
     assert gain < 1 or token_s < 0.01
+
+
+def test_texts_are_hardly_looked_at_where_drafts_never_pay(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = []
+    guess = Lookup.guess
+    monkeypatch.setattr(Lookup, "guess", lambda it, n: looks.append(n) or guess(it, n))
+    run(Speculation(costs(linear)), stream(n_predict=9999, n_ctx=9999), CYCLE, 1000)
+    assert 1000 / LOOK_EVERY < len(looks) < 2 * 1000 / LOOK_EVERY + 3 * RESTS_AFTER
+
+
+def test_a_text_that_begins_to_repeat_itself_after_long_is_soon_drafted() -> None:
+    speculation, sequence = Speculation(costs()), stream(n_predict=10**6, n_ctx=10**6)
+    assert not any(run(speculation, sequence, [*range(100, 1100)], 500)[1:])
+    assert any(run(speculation, sequence, CYCLE, 2 * len(CYCLE) + LOOK_EVERY))
 
 
 class Fragile(Oracle):
