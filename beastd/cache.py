@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,6 +15,8 @@ from beastd.fleet.status import WorkerStatus
 from beastd.kvfile import BadFile, Header
 from beastd.kvfolder import File, KVFolder
 from beastd.registry.names import ModelName, parse_name
+
+_log = logging.getLogger(__name__)
 
 _Label = tuple[str, str]
 """Model and variant."""
@@ -62,8 +65,7 @@ class Cache:
         workers = self._pool.snapshot().workers
         # First: what they have in memory would be written.
         self._pool.clear_cache(it.id for it in workers if _is_of((it.name, it.variant), name))
-        await asyncio.to_thread(self._remove, gone)
-        return sum(file.size_bytes for file in gone)
+        return await asyncio.to_thread(self._remove, gone)
 
     def _kept(self) -> Iterator[_Kept]:
         """Every file; one that cannot be read is nobody's. Blocks."""
@@ -77,9 +79,17 @@ class Cache:
             else:
                 yield _Kept(_label(header), file, header.n_tokens - header.meta.start)
 
-    def _remove(self, files: list[File]) -> None:
+    def _remove(self, files: list[File]) -> int:
+        """Returns the bytes of those that could be removed. Blocks."""
+        n_bytes = 0
         for file in files:
-            self._folder.remove(file.name)
+            try:
+                self._folder.remove(file.name)
+            except OSError as error:
+                _log.warning("cannot remove %s of the KV cache: %s", file.name, error)
+            else:
+                n_bytes += file.size_bytes
+        return n_bytes
 
 
 def _label(header: Header) -> _Label:

@@ -101,3 +101,20 @@ async def test_what_is_no_name_clears_nothing(cache: Cache, fleet: Fleet) -> Non
     with pytest.raises(BadRequest):
         await cache.clear("../x")
     assert fleet.told == []
+
+
+async def test_a_file_that_cannot_be_removed_hinders_no_other(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And is not told of as freed."""
+    files = KVFolder(tmp_path).files()
+    unlink = Path.unlink
+
+    def failing(path: Path, *, missing_ok: bool = False) -> None:
+        if path.name == files[1].name:
+            raise PermissionError(path)
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", failing)
+    assert await cache.clear(None) == sum(file.size_bytes for file in files) - files[1].size_bytes
+    assert [file.name for file in KVFolder(tmp_path).files()] == [files[1].name]

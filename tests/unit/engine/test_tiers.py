@@ -498,3 +498,20 @@ def test_identities_differ_by_what_makes_kv_worthless() -> None:
     assert of() == of(n_ctx=8192, n_parallel=9)
     assert len({of(), of("sha256:2"), of(kv_type="q8_0"), of(flash_attn="off")}) == 4
     assert of("") == ""
+
+
+def test_a_file_that_cannot_be_removed_leaves_the_disk_tier_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiers = Tiers(kept(tmp_path, n_memory=0, n_disk=10), MODEL)
+    put(tiers, [*range(40)])
+    settled(tiers)
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", lambda path, **_: (_ for _ in ()).throw(PermissionError(path)))
+        put(tiers, [*range(80)])
+        settled(tiers)
+        assert tiers._disk
+        tiers._disk.remove("stuck")
+    put(tiers, [*range(100, 180)])
+    assert settled(tiers).stats.n_tier_disk == 2
+    assert "cannot be removed" in capsys.readouterr().err
