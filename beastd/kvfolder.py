@@ -71,7 +71,8 @@ class KVFolder:
     def write(self, meta: kvfile.Meta, tokens: bytes, state: memoryview, *, most_bytes: int) -> str | None:
         """Write an entry and return its name; others leave, so that all together take ``most_bytes`` at most.
 
-        None when it alone would take more, or with what cannot be removed. Raises TimeoutError when another process does not come to an end.
+        None when it alone would take more, or with what cannot be removed. Raises TimeoutError when another process
+        does not come to an end.
         """
         name = kvfile.file_name(meta, tokens)
         self._path.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -157,8 +157,7 @@ class Tiers:
                 self._use(there)
                 return
             for old in _covered(shelf, entry, is_exact=is_exact):
-                entry.replaces += (*old.replaces, *((old.name,) if old.name else ()))
-                self._forget(old)
+                self._replace(old, entry)
             shelf.add(entry)
             self._memory[entry] = None
             self._memory_bytes += entry.n_bytes
@@ -334,12 +333,20 @@ class Tiers:
         self._shelves[entry.meta.identity, entry.meta.adapters].remove(entry)
         self._changed.notify_all()
 
+    def _replace(self, old: Entry, entry: Entry) -> None:
+        """The new entry does for an old one; what is on disk stays until the new one is, which may never come there."""
+        entry.replaces += old.replaces
+        if old.name:
+            entry.replaces += (old,)
+        if not old.name or old.tokens == entry.tokens:
+            self._forget(old)
+
     def _forget_all(self, is_meant: Callable[[Entry], bool]) -> None:
         with self._changed:
             entries = [entry for shelf in self._shelves.values() for entry in shelf if is_meant(entry)]
             for entry in entries:
                 self._forget(entry)
-            self._remove([name for entry in entries for name in (entry.name, *entry.replaces) if name])
+            self._remove({it.name for entry in entries for it in (entry, *entry.replaces) if it.name})
 
     def _remove(self, names: Iterable[str]) -> None:
         for name in names:
@@ -413,7 +420,10 @@ class Tiers:
             elif name:
                 self._leave_memory(entry)
                 entry.name, entry.state = name, None
-                self._remove(it for it in entry.replaces if it != name)
+                for old in entry.replaces:
+                    if not old.is_gone:
+                        self._forget(old)
+                self._remove({it.name for it in entry.replaces} - {name})
                 entry.replaces = ()
             elif not entry.is_gone and entry not in self._memory:
                 self._forget(entry)
