@@ -69,11 +69,6 @@ class KVCache:
         return sum(len(slot.tokens) for slot in self.slots) - self.n_tokens
 
     @property
-    def has_free(self) -> bool:
-        """Whether a sequence could be admitted now."""
-        return any(not slot.is_busy for slot in self.slots)
-
-    @property
     def n_free(self) -> int:
         """Cells that nothing lies in."""
         return sys.maxsize if self.n_cells is None else self.n_cells - self.n_tokens

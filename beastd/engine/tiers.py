@@ -1,6 +1,6 @@
 """Beyond the cache: KV of prefixes that left it, kept in memory as far as it may, then on disk.
 
-The engine's thread asks and gives; nothing it calls waits for a disk, ``flush`` and ``wait`` apart.
+The engine's thread asks and gives; nothing it calls waits for a disk, ``flush`` apart.
 """
 
 from __future__ import annotations
@@ -63,11 +63,6 @@ class Found:
     def n_tokens(self) -> int:
         """Of the entry: KV of those after ``n_usable`` is to be dropped after the restore."""
         return self.entry.n_tokens
-
-    @property
-    def state_bytes(self) -> int:
-        """What a restore takes."""
-        return self.entry.n_bytes
 
     @property
     def is_in_memory(self) -> bool:
@@ -224,11 +219,6 @@ class Tiers:
             reading = None if found.is_in_memory else self._reading(found.entry)
             return reading is not None and reading.state is None
 
-    def wait(self, limit_s: float) -> None:
-        """Return when a state that was asked for is there, or lost, or after so many seconds."""
-        with self._changed:
-            self._changed.wait_for(self._has_news, limit_s)
-
     def flush(self, limit_s: float) -> None:
         """Move what is in memory to disk, most recently used first, for so many seconds at most."""
         with self._changed:
@@ -369,9 +359,6 @@ class Tiers:
             self._forget(entry)
             return None
         return reading
-
-    def _has_news(self) -> bool:
-        return not self._readings or any(it.state is not None for it in self._readings.values())
 
     def _sweep(self) -> None:
         """Drop what was read and nobody asks for any more."""

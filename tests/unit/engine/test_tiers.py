@@ -42,10 +42,17 @@ def put(tiers: Tiers, tokens: list[int], start: int = 0, *, adapters: AdapterSet
     tiers.put(adapters, tokens, start, state_of(tiers._identity, adapters, tokens, start), is_exact=is_exact)
 
 
+def wait(tiers: Tiers, limit_s: float) -> None:
+    """Until a state that was asked for is there, or lost."""
+    with tiers._changed:
+        readings = tiers._readings
+        tiers._changed.wait_for(lambda: not readings or any(it.state is not None for it in readings.values()), limit_s)
+
+
 def taken(tiers: Tiers, found: Found) -> State | None:
     """The state, however long it takes."""
     while (state := tiers.read(found)) is PENDING:
-        tiers.wait(1)
+        wait(tiers, 1)
     assert state is None or isinstance(state, np.ndarray)
     return state
 
@@ -185,7 +192,7 @@ def test_without_settings_nothing_is_kept() -> None:
         put(tiers, LONG)
         assert tiers.find((), LONG, 0, is_exact=False) is None
         tiers.flush(0)
-        tiers.wait(0)
+        wait(tiers, 0)
         assert tiers.stats.n_tier_memory == 0
 
 
@@ -259,7 +266,7 @@ def test_a_longer_entry_replaces_what_it_covers(make: Callable[..., Tiers]) -> N
     put(tiers, LONG[:60])
     assert (tiers.stats.n_tier_memory, tiers.stats.n_tier_disk) == (0, 1)
     while make().stats.n_tier_disk > 1:
-        tiers.wait(0.01)
+        wait(tiers, 0.01)
 
 
 def test_models_whose_states_cannot_be_cut_keep_every_length(make: Callable[..., Tiers]) -> None:
@@ -429,7 +436,7 @@ def test_a_state_nobody_takes_makes_room_for_others(make: Callable[..., Tiers]) 
     with patch.object(tiers_module, "READ_BYTES", N_STATE):
         for found in (left, slow):
             assert tiers.read(found) is PENDING
-            tiers.wait(60)
+            wait(tiers, 60)
         assert tiers.read(slow) is PENDING
         now_s = 10.0
         assert taken(tiers, slow) is not None
@@ -470,7 +477,7 @@ def test_many_states_are_read_one_after_another(make: Callable[..., Tiers]) -> N
                 assert sum(it.state is not None for it in tiers._readings.values()) <= 1
                 if state is not PENDING:
                     del wanted[n]
-            tiers.wait(1)
+            wait(tiers, 1)
 
 
 def test_clearing_forgets_memory_and_files(make: Callable[..., Tiers], tmp_path: Path) -> None:
