@@ -79,12 +79,6 @@ OPTIONS: Mapping[str, Option] = {
         Option("seed", int, LENGTH, "The same seed gives the same answer; -1 draws one."),
         Option("stop", list[str], LENGTH, "Text that ends the answer. May be repeated."),
         Option("ignore_eos", bool, LENGTH, "Go on where the model would end."),
-        Option(
-            "speculative",
-            str,
-            LENGTH,
-            "Where drafted tokens come from: auto, ngram, draft, off. The answer is the same.",
-        ),
         Option("temperature", float, CHOICE, "0 always takes the likeliest token; higher is wilder."),
         Option("top_k", int, CHOICE, "Only the K likeliest tokens; 0: all."),
         Option("top_p", float, CHOICE, "Only the likeliest tokens that hold this much probability together."),

@@ -88,7 +88,7 @@ class Daemon:
                 stop=self._asked.set,
             )
         )
-        self._cache = Cache(paths.kv_dir, config.kv_disk_bytes, self._pool)
+        self._cache = Cache(paths.kv_dir, config.kv_disk_bytes, self._pool, registry)
         self._advisor = Advisor(
             registry,
             self._ledger,

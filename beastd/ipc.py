@@ -186,6 +186,8 @@ class Submit(Struct, frozen=True, tag="submit", kw_only=True):
     """Who asks, as fair shares know clients: "uid:1000"."""
     weight: float = 1.0
     """The client's share next to others'."""
+    insists_on_drafter: bool = False
+    """The request itself asks for ``speculative: draft``: without a drafter it is refused, not answered otherwise."""
 
 
 class Cancel(Struct, frozen=True, tag="cancel"):

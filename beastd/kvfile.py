@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import stat
 import struct
 import zlib
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ import msgspec
 VERSION = 1
 MAX_META_BYTES = 64 * 2**10
 """Far above what names and adapters take."""
+MAX_TOKENS = 2**24
+"""Far above what contexts hold."""
 NAME = re.compile(r"[0-9a-f]{16}-[0-9a-f]{32}\.kv")
 """Every file of ours is called so."""
 
@@ -97,11 +100,15 @@ def write(file: RawIOBase, meta: Meta, tokens: bytes, state: memoryview) -> None
 
 def read_header(file: RawIOBase) -> Header:
     """Read all but the state, before which the file then stands. Raises BadFile, OSError."""
-    size = os.fstat(file.fileno()).st_size
+    found = os.fstat(file.fileno())
+    if not stat.S_ISREG(found.st_mode):
+        raise BadFile("it is no regular file")
     magic, version, n_meta, n_tokens, n_state, state_crc, head_crc = _FIXED.unpack(_exactly(file, _FIXED.size))
     if magic != _MAGIC or version != VERSION:
         raise BadFile("it is none of this version's")
-    if n_meta > MAX_META_BYTES or _FIXED.size + n_meta + n_tokens * _TOKEN_BYTES + n_state != size:
+    if n_meta > MAX_META_BYTES or n_tokens > MAX_TOKENS:
+        raise BadFile("its lengths are none of ours")
+    if _FIXED.size + n_meta + n_tokens * _TOKEN_BYTES + n_state != found.st_size:
         raise BadFile("its lengths are not the file's")
     described, tokens = _exactly(file, n_meta), _exactly(file, n_tokens * _TOKEN_BYTES)
     if _head_crc((magic, version, n_meta, n_tokens, n_state, state_crc), described, tokens) != head_crc:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import io
 import os
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +16,8 @@ from beastd import kvfile
 from beastd.kvfile import BadFile, Header
 
 _LOCK = "lock"
+_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+"""Nothing that lies there in a file's place can make the one who opens it wait."""
 _TEMPORARY = ".tmp"
 LOCK_LIMIT_S = 5.0
 """A write takes far less; who takes longer is stopped."""
@@ -47,7 +50,7 @@ class KVFolder:
 
     def open(self, name: str) -> io.FileIO:
         """For reading."""
-        return io.FileIO(os.open(self._path / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW))
+        return io.FileIO(os.open(self._path / name, _READ))
 
     def header(self, name: str) -> Header:
         """Of an entry. Raises BadFile as well."""
@@ -68,7 +71,8 @@ class KVFolder:
     def write(self, meta: kvfile.Meta, tokens: bytes, state: memoryview, *, most_bytes: int) -> str | None:
         """Write an entry and return its name; others leave, so that all together take ``most_bytes`` at most.
 
-        None when it alone would take more. Raises TimeoutError when another process does not come to an end.
+        None when it alone would take more, or with what cannot be removed. Raises TimeoutError when another process
+        does not come to an end.
         """
         name = kvfile.file_name(meta, tokens)
         self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -88,19 +92,21 @@ class KVFolder:
         return name
 
     def _make_room(self, n_bytes: int, most_bytes: int) -> bool:
-        """Remove entries until so many bytes more are allowed; False, and nothing removed, where they never are."""
+        """Remove entries until so many bytes more are allowed; False where they are not, none removed if never."""
         if n_bytes > most_bytes:
             return False
         for rest in self._path.glob(f"*{_TEMPORARY}"):  # who wrote it held the lock, and is dead
-            rest.unlink(missing_ok=True)
+            with suppress(OSError):
+                rest.unlink()
         files = self.files()
         n_over = sum(file.size_bytes for file in files) + n_bytes - most_bytes
         for file in files:
             if n_over <= 0:
                 break
-            self.remove(file.name)
-            n_over -= file.size_bytes
-        return True
+            with suppress(OSError):  # it stays, and another one leaves
+                self.remove(file.name)
+                n_over -= file.size_bytes
+        return n_over <= 0
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -132,4 +138,4 @@ def _file(entry: os.DirEntry[str]) -> File | None:
         found = entry.stat(follow_symlinks=False)
     except FileNotFoundError:  # another process has just removed it
         return None
-    return File(entry.name, found.st_size, found.st_mtime)
+    return File(entry.name, found.st_size, found.st_mtime) if stat.S_ISREG(found.st_mode) else None

@@ -300,6 +300,7 @@ def _submit(request: AnswerRequest, resolved: Resolved, options: Options, prompt
         truncate=bool(request.truncate),
         n_ctx=options.num_ctx,
         top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+        insists_on_drafter=request.options is not None and request.options.speculative == "draft",
     )
 
 

@@ -36,7 +36,9 @@ def clear(
     """Forget what is kept, on disk and in memory; answers under way go on."""
     client = daemon.ensure_running(daemon.current_paths(), render.say)
     reply = client.delete("/api/cache", {"model": model} if model else None, timeout_s=LIMIT_S)
-    render.say(f"freed {render.size(reply['bytes'])} on disk" if reply["bytes"] else "nothing was kept on disk")
+    places = (("on disk", reply["bytes"]), ("in memory", reply["memory_bytes"]))
+    freed = [f"{render.size(n_bytes)} {place}" for place, n_bytes in places if n_bytes]
+    render.say(f"freed {' and '.join(freed)}" if freed else "nothing was kept")
 
 
 def _described(kept: dict[str, Any]) -> str:

@@ -21,4 +21,5 @@ async def clear(request: web.Request) -> web.Response:
     """DELETE /api/cache: forget it, or one model's."""
     asked = await body(request, CacheClearRequest)
     request["model"] = asked.model
-    return json_response({"status": "success", "bytes": await request.app[CACHE].clear(asked.model)})
+    cleared = await request.app[CACHE].clear(asked.model)
+    return json_response({"status": "success", "bytes": cleared.disk_bytes, "memory_bytes": cleared.memory_bytes})

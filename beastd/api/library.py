@@ -12,6 +12,7 @@ import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from beastd.api.cache import CACHE
 from beastd.api.decode import body
 from beastd.api.middleware import is_tcp
 from beastd.api.stream import json_response, ndjson
@@ -57,9 +58,9 @@ async def copy(request: web.Request) -> web.Response:
 
 async def delete(request: web.Request) -> web.Response:
     """DELETE /api/delete."""
-    return json_response(
-        {"status": "success"} | await _library(request).delete(await body(request, contract.DeleteRequest))
-    )
+    removed = await _library(request).delete(await body(request, contract.DeleteRequest))
+    await request.app[CACHE].forget(removed["removed"])
+    return json_response({"status": "success"} | removed)
 
 
 async def modelfile(request: web.Request) -> web.Response:

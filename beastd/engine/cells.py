@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+
 from beastd.engine.headdrafts import HeadDrafts
 from beastd.engine.kvcache import KVCache
+from beastd.engine.kvstate import State
 from beastd.engine.llama import Llama
 from beastd.engine.pace import Pace
 from beastd.engine.prefixes import Slot
@@ -39,23 +42,32 @@ class LlamaCells:
         """See ``kvcache.Cells``."""
         return self._llama.can_share(slot, n)
 
-    def share(self, source: int, target: int, n: int) -> None:
+    def share(self, source: int, target: int, n: int) -> bool:
         """See ``kvcache.Cells``."""
-        self._llama.share(source, target, n)
-        if self._heads:
+        try:
+            is_shared = self._llama.share(source, target, n)
+        except MemoryError:  # a copy takes memory for a moment
+            is_shared = False
+        if is_shared and self._heads:
             self._heads.share(source, target, n)
+        return is_shared
 
-    def cut(self, slot: int, n: int) -> None:
+    def cut(self, slot: int, n: int) -> bool:
         """See ``kvcache.Cells``."""
-        self._llama.forget(slot, n)
+        is_cut = self._llama.forget(slot, n)
         if self._heads:
-            self._heads.cut(slot, n)
+            self._heads.cut(slot, n if is_cut else 0)
+        return is_cut
 
     def spill(self, slot: Slot, start: int) -> None:
         """See ``kvcache.Cells``."""
-        if self._tiers.wants(slot.adapters, slot.tokens, start, is_exact=self._is_exact):
-            state = self._llama.save(slot.index, start)
-            self._tiers.put(slot.adapters, slot.tokens, start, state, is_exact=self._is_exact)
+        try:
+            if self._tiers.wants(slot.adapters, slot.tokens, start, is_exact=self._is_exact):
+                state = self._llama.save(slot.index, start)
+                if len(state):
+                    self._tiers.put(slot.adapters, slot.tokens, start, state, is_exact=self._is_exact)
+        except MemoryError:
+            sys.stderr.write(f"KV cache: no memory to keep {len(slot.tokens) - start} tokens that leave it\n")
 
     # --- scheduler.Fetch ---
 
@@ -84,11 +96,17 @@ class LlamaCells:
             return 0
         if not cache.make_room(found.n_tokens - found.start):
             return 0
-        if not self._llama.restore(slot.index, state, n_there, found.n_usable):
+        if not self._has_restored(slot, state, n_there, found.n_usable):
             cache.cut(slot, len(slot.tokens) if self._llama.is_unified else 0)
             return 0
         cache.extend(slot, sequence.prompt[n_there : found.n_usable])
         return found.n_usable - n_there
+
+    def _has_restored(self, slot: Slot, state: State, n_there: int, n_usable: int) -> bool:
+        try:
+            return self._llama.restore(slot.index, state, n_there, n_usable)
+        except MemoryError:  # computing it takes none
+            return False
 
     def _find(self, sequence: Sequence, n_there: int) -> Found | None:
         """What brings the sequence furthest; a cache that is not unified takes whole states only."""

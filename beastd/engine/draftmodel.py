@@ -40,16 +40,17 @@ class DraftModel:
     """The model, its context, and what is in its slots. Drafts are its likeliest tokens."""
 
     def __init__(self, load: Load, target: Llama) -> None:
-        """Load ``load.draft`` for a target that is open. Raises as ``Llama.open``, ``BadModel`` for other tokens."""
+        """Load ``load.draft`` for a target that is open.
+
+        Raises as ``Llama.open``, ``BadModel`` for one with other tokens or a memory that cannot be cut anywhere.
+        """
         assert load.draft
         self._path = load.draft
         self._label = f"the draft model of {load.label}"
         self._llama = Llama(self._load(load), lambda _: None)
-        if self._llama.vocabulary != target.vocabulary:
+        if objection := _objection(self._llama, target):
             self._llama.close(keeps_model=False)
-            raise BadModel(
-                f"{self._label} has other tokens than the model: name one of the same tokenizer, or leave draft out"
-            )
+            raise BadModel(f"{self._label} {objection}, or leave draft out")
         self._costs = StepCosts(self._llama.warm_up())
         self._forget()
 
@@ -147,3 +148,12 @@ class DraftModel:
 
     def _load(self, load: Load) -> Load:
         return msgspec.structs.replace(load, paths=[self._path], label=self._label)
+
+
+def _objection(llama: Llama, target: Llama) -> str | None:
+    """Why it cannot draft for the target."""
+    if llama.vocabulary != target.vocabulary:
+        return "has other tokens than the model: name one of the same tokenizer"
+    if not llama.is_plain:  # drafts that were wrong are cut from its slots
+        return "has sliding windows or recurrent states, which cannot take a draft back: name one with full attention"
+    return None

@@ -6,7 +6,7 @@ import time
 import traceback
 from contextlib import suppress
 from dataclasses import asdict
-from itertools import islice
+from itertools import groupby, islice
 from queue import Empty, SimpleQueue
 
 from beastd import ipc
@@ -253,13 +253,20 @@ class Engine:
 
     @staticmethod
     def _sampled_together(ended: list[Chunk], logits: FloatArray) -> list[_Drawn]:
-        """The next token of each sequence if all have common settings and no drafts, else None for each."""
-        if len(ended) < FEWEST_TOGETHER or not all(_is_common(chunk) for chunk in ended):
-            return [None] * len(ended)
-        try:
-            return [*Sampler.sample_together([chunk.sequence.sampler for chunk in ended], logits)]
-        except Exception as error:  # requests that end with an error are better than a process that does
-            return [error] * len(ended)
+        """The next token of each sequence in a run of those with common settings and no drafts; None for others.
+
+        Only of runs: to bring rows together that do not lie together takes longer than to sample each.
+        """
+        drawn: list[_Drawn] = []
+        start = 0
+        for is_common, run in groupby(ended, _is_common):
+            chunks = list(run)
+            rows = logits[start : start + sum(chunk.n_outputs for chunk in chunks)]
+            start += len(rows)
+            drawn += (
+                _sampled_run(chunks, rows) if is_common and len(chunks) >= FEWEST_TOGETHER else [None] * len(chunks)
+            )
+        return drawn
 
     def _try_advance(self, chunk: Chunk, rows: list[FloatArray], sampled: _Drawn, now_ns: int) -> None:
         sequence = chunk.sequence
@@ -341,8 +348,10 @@ class Engine:
         """Proposed tokens that were not chosen leave the KV cache."""
         if sequence.n_ahead:
             assert sequence.slot is not None
-            self._scheduler.cache.cells.cut(sequence.slot.index, len(sequence.slot.tokens))
+            self._scheduler.cache.cut_ahead(sequence.slot)
             sequence.n_ahead = 0
+            if not sequence.slot.tokens:
+                sequence.begin_again()
 
     def _drop(self, sequence: Sequence) -> None:
         """The sequence is over: nothing of it is in the next step."""
@@ -370,6 +379,13 @@ def _is_common(chunk: Chunk) -> bool:
     sequence = chunk.sequence
     has_rows = chunk.n_drafted == 0 and sequence.top_logprobs is None
     return has_rows and sequence.sampler.is_common and not sequence.is_full
+
+
+def _sampled_run(chunks: list[Chunk], logits: FloatArray) -> list[_Drawn]:
+    try:
+        return [*Sampler.sample_together([chunk.sequence.sampler for chunk in chunks], logits)]
+    except Exception as error:  # requests that end with an error are better than a process that does
+        return [error] * len(chunks)
 
 
 def _failure(error: Exception) -> ipc.Failure:

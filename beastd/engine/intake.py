@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from beastd import ipc
-from beastd.contract import Message
+from beastd.contract import Message, Speculative
 from beastd.engine.adapters import adapter_set
 from beastd.engine.detokenizer import Detokenizer, ThinkingSplitter
 from beastd.engine.grammar import Grammar, to_gbnf
@@ -56,11 +56,7 @@ class Intake:
         built = self._fitted(submit, n_ctx)
         sampling = submit.sampling
         grammar = self._grammar(submit)
-        if sampling.speculative == "draft" and not self._has_drafter:
-            raise Unsupported(
-                f"{self._llama.load.label} runs without a draft model or heads that draft: set speculative to draft in "
-                f"its modelfile's parameters or in the configuration to load what it has, or leave the option out"
-            )
+        speculative = self._speculative(submit)
         return Sequence(
             id=submit.id,
             prompt=built.tokens,
@@ -77,7 +73,7 @@ class Intake:
             ends=frozenset() if sampling.ignore_eos else self._llama.eog,
             thinking=built.thinking,
             top_logprobs=submit.top_logprobs,
-            speculative=sampling.speculative,
+            speculative=speculative,
             n_dropped_messages=built.n_dropped_messages,
             n_dropped_tokens=built.n_dropped_tokens,
             arrived_ns=arrived_ns,
@@ -141,6 +137,18 @@ class Intake:
         return ChatTemplate(source, bos=bos, eos=eos, fault=fault)
 
     # --- sampling ---
+
+    def _speculative(self, submit: ipc.Submit) -> Speculative:
+        """Where drafts may come from; a modelfile or configuration that says draft means models that have a drafter."""
+        asked = submit.sampling.speculative
+        if asked != "draft" or self._has_drafter:
+            return asked
+        if not submit.insists_on_drafter:
+            return "auto"
+        raise Unsupported(
+            f"{self._llama.load.label} runs without a draft model or heads that draft: set speculative to draft in "
+            f"its modelfile's parameters or in the configuration to load what it has, or leave the option out"
+        )
 
     def _grammar(self, submit: ipc.Submit) -> Grammar | None:
         gbnf = to_gbnf(submit.format) if submit.format is not None else None

@@ -31,11 +31,11 @@ class Cells(Protocol):
     def can_share(self, slot: int, n: int) -> bool:
         """Whether a sequence may go on after the slot's first ``n`` tokens: windows and recurrent states forbid it."""
 
-    def share(self, source: int, target: int, n: int) -> None:
-        """Have an empty slot hold the source's first ``n`` tokens as well."""
+    def share(self, source: int, target: int, n: int) -> bool:
+        """Have an empty slot hold the source's first ``n`` tokens as well; False when it stays empty."""
 
-    def cut(self, slot: int, n: int) -> None:
-        """Have the slot hold its first ``n`` tokens only."""
+    def cut(self, slot: int, n: int) -> bool:
+        """Have the slot hold its first ``n`` tokens only; False when that cannot be, and it holds none."""
 
     def spill(self, slot: Slot, start: int) -> None:
         """The slot's tokens from ``start`` on are about to leave: the last chance to keep their KV elsewhere."""
@@ -67,11 +67,6 @@ class KVCache:
     def n_shared_tokens(self) -> int:
         """Tokens that take no cells, since other slots hold them too."""
         return sum(len(slot.tokens) for slot in self.slots) - self.n_tokens
-
-    @property
-    def has_free(self) -> bool:
-        """Whether a sequence could be admitted now."""
-        return any(not slot.is_busy for slot in self.slots)
 
     @property
     def n_free(self) -> int:
@@ -128,8 +123,8 @@ class KVCache:
             return
         self._drop(slot, 0)
         slot.adapters = adapters
-        self.cells.share(source.index, slot.index, n_there)
-        self.place(slot, source, n_there)
+        if self.cells.share(source.index, slot.index, n_there):
+            self.place(slot, source, n_there)
 
     def place(self, slot: Slot, source: Slot, n: int) -> None:
         """An empty slot holds the source's first ``n`` tokens now."""
@@ -143,10 +138,14 @@ class KVCache:
         self._tree.extend(slot, tokens)
 
     def cut(self, slot: Slot, n: int) -> None:
-        """The slot is to hold its first ``n`` tokens only; the others are worth nothing."""
+        """The slot is to hold its first ``n`` tokens only; the others are worth nothing. It may come to hold none."""
         if n < len(slot.tokens):
-            self._tree.cut(slot, n)
-            self.cells.cut(slot.index, n)
+            self._tree.cut(slot, n if self.cells.cut(slot.index, n) else 0)
+
+    def cut_ahead(self, slot: Slot) -> None:
+        """Cells have more after the slot's tokens, which was only proposed: that leaves. It may come to hold none."""
+        if not self.cells.cut(slot.index, len(slot.tokens)):
+            self._tree.cut(slot, 0)
 
     def release(self, slot: Slot) -> None:
         """The slot's sequence has ended; its tokens stay until somebody else needs the cells."""

@@ -119,11 +119,11 @@ class KVDisk:
         return True
 
     def remove(self, name: str) -> None:
-        """Remove a file, if it is there."""
+        """Remove a file, if it is there; one that cannot be may lie there till others need its room."""
         try:
             self._folder.remove(name)
         except OSError as error:
-            self._fail(error)
+            print(f"KV cache: {name} cannot be removed: {error}", file=sys.stderr, flush=True)
 
     def _drop(self, name: str, error: OSError | BadFile) -> None:
         """A file cannot be used: it goes, and is told of once, since it is gone then."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,11 +28,13 @@ class Leaders:
     def __init__(self) -> None:
         self._leads: dict[int, _Lead] = {}
 
-    def is_led(self, sequence: Sequence) -> bool:
-        """Whether it follows one that has still to compute what both have."""
+    def is_led(self, sequence: Sequence, peers: Collection[Sequence]) -> bool:
+        """Whether it follows one of these that has still to compute what both have; else it follows nobody any more."""
         lead = self._leads.get(sequence.id)
-        if lead is None or _leads_on(lead):
-            return lead is not None
+        if lead is None:
+            return False
+        if lead.leader in peers and _leads_on(lead):
+            return True
         self.forget(sequence)
         return False
 

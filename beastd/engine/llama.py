@@ -526,27 +526,33 @@ class Llama:
         lib.llama_memory_seq_rm(self._memory, slot, -1, -1)
         return False
 
-    def share(self, source: int, target: int, n: int) -> None:
-        """Have an empty slot hold the source's first ``n`` tokens: the same cells, or copies if it has its own."""
+    def share(self, source: int, target: int, n: int) -> bool:
+        """Have an empty slot hold the source's first ``n`` tokens: the same cells, or copies if it has its own.
+
+        False when it could not be copied: the slot is empty.
+        """
         if self.is_unified:
             lib.llama_memory_seq_cp(self._memory, source, target, 0, n)
-            return
+            return True
         if self.n_swa:  # what is saved of it ends with the window of its last token
             lib.llama_memory_seq_cp(self._memory, source, target, -1, -1)
-            self.forget(target, n)
             self._being_copied |= {source, target}
-            return
+            return self.forget(target, n)
         # llama.cpp's own copy is made with the next step only, over what is restored to the slot before that; and of a
         # state that was taken back it takes the one before.
-        is_copied = self.restore(target, self.save(source), 0, n)
-        assert is_copied, "a slot has cells for whatever another one holds"
+        return self.restore(target, self.save(source), 0, n)
 
     def state_bytes(self, slot: int) -> int:
         """Size of what ``save`` would return for the whole slot."""
         return int(lib.llama_state_seq_get_size(self._ctx, slot))
 
     def save(self, slot: int, start: int = 0) -> State:
-        """The KV of a slot from position ``start`` on, for this or another context of the same model."""
+        """The KV of a slot from position ``start`` on, for this or another context of the same model.
+
+        Empty when it cannot be had, or not before the next step.
+        """
+        if slot in self._being_copied:
+            return np.empty(0, np.uint8)
         if start:
             assert self.is_unified, "only shared cells can be told apart"
             lib.llama_memory_seq_cp(self._memory, slot, self.n_slots, start, -1)
@@ -564,20 +570,19 @@ class Llama:
         place of what the slot holds. False when the context cannot hold it, or not before the next step: then such a
         slot is empty.
         """
+        into = self.n_slots if self.is_unified else slot
+        if slot in self._being_copied or not len(state):
+            self.forget(into, 0)
+            return False
         if self.is_plain:
             state = with_streams(state, 1 if self.is_unified else self.n_parallel)
-        into = self.n_slots if self.is_unified else slot
-        if slot in self._being_copied:
-            self.forget(slot, 0)
-            return False
-        if not len(state) or lib.llama_state_seq_set_data(self._ctx, _bytes_of(state), len(state), into) != len(state):
+        if lib.llama_state_seq_set_data(self._ctx, _bytes_of(state), len(state), into) != len(state):
             self.forget(into, 0)
             return False
-        if self.is_unified:
-            lib.llama_memory_seq_cp(self._memory, into, slot, start, end)
-            self.forget(into, 0)
-        else:
-            self.forget(slot, end)
+        if not self.is_unified:
+            return self.forget(slot, end)
+        lib.llama_memory_seq_cp(self._memory, into, slot, start, end)
+        self.forget(into, 0)
         return True
 
     @property

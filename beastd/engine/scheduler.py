@@ -91,6 +91,10 @@ class Scheduler:
         self._turns = Turns(pace.target_s)
 
     @property
+    def _n_places(self) -> int:
+        return min(self._n_most, len(self.cache.slots))
+
+    @property
     def is_idle(self) -> bool:
         """Nothing to compute."""
         return not self.waiting and not self.running
@@ -138,11 +142,13 @@ class Scheduler:
         """
         admitted: list[Sequence] = []
         for sequence in self.queue(now_ns) if self.waiting else ():
-            if self._leaders.is_led(sequence):
+            peers = self._peers(sequence, now_ns) if self.cache.cells.shares_beginnings else []
+            if self._leaders.is_led(sequence, peers):
                 continue
+            if not self._may_have_place(sequence):
+                break
             sharable = self.cache.sharable(sequence.prompt, sequence.adapters)
             n_shared = max(sharable.values(), default=0)
-            peers = self._peers(sequence) if self.cache.cells.shares_beginnings else ()
             if self._leaders.can_follow(sequence, peers, n_shared):
                 continue
             if self._fetch.is_reading(sequence, n_shared, self.pace):
@@ -156,9 +162,24 @@ class Scheduler:
             admitted.append(sequence)
         return admitted
 
-    def _peers(self, sequence: Sequence) -> list[Sequence]:
-        """Running sequences that it may wait for: none whose own turn may be long in coming."""
-        return [one for one in self.running if not self.order.outranks(sequence, one)]
+    def _peers(self, sequence: Sequence, now_ns: int) -> list[Sequence]:
+        """Running sequences with a prompt to compute that it may wait for: none whose turn may be long in coming.
+
+        That is of one that it outranks, and of one after others that it would itself go before.
+        """
+        prompts = [one for one in self.running if not one.answer and one.adapters == sequence.adapters]
+        if not prompts:
+            return []
+        own, ranks = self.order.rank(sequence, now_ns), [self.order.rank(one, now_ns) for one in prompts]
+        last = min((rank for rank in ranks if rank > own), default=own)
+        near = [one for one, rank in zip(prompts, ranks, strict=True) if rank <= last]
+        return [one for one in near if not self.order.outranks(sequence, one)]
+
+    def _may_have_place(self, sequence: Sequence) -> bool:
+        """Whether there is a place, or one whose sequence it outranks: a look that costs nothing."""
+        if len(self.running) < self._n_places:
+            return True
+        return any(self.order.outranks(sequence, one) for one in self.running)
 
     def _victims_for(self, sequence: Sequence, sharable: dict[Slot, int]) -> list[Sequence] | None:
         """Running sequences that are to be paused to have room for it, which outranks them; None if that will not do.
@@ -179,7 +200,7 @@ class Scheduler:
 
         What it shares with a slot that nobody runs in has to be found room for all the same.
         """
-        if len(others) >= min(self._n_most, len(self.cache.slots)):
+        if len(others) >= self._n_places:
             return False
         if not others:
             return True

@@ -51,10 +51,8 @@ class Sequence:
     n_carried: int = 0
     """Tokens of the answer that count as prompt, since their KV was lost."""
     slot: Slot | None = None
-    n_found: int = 0
-    """Prompt tokens whose KV was there when it was last admitted."""
     n_cached: int = 0
-    """Of these, what was there when it was first admitted."""
+    """Prompt tokens whose KV was there when it was first admitted."""
     logprobs: list[Logprob] = field(default_factory=list)
     """Of tokens whose text is still held back."""
     _variants: list[str] = field(default_factory=list)
@@ -110,7 +108,6 @@ class Sequence:
         """It was admitted, and so many tokens of its prompt were there."""
         if not self.has_begun:
             self.n_cached = n_found
-        self.n_found = n_found
         self.has_begun = True
 
     def switch(self, variant: str) -> None:

@@ -33,8 +33,8 @@ class Entry:
     state: State | None = None
     name: str = ""
     """Of its file, once there is one."""
-    replaces: tuple[str, ...] = ()
-    """Files it makes superfluous once it has one."""
+    replaces: tuple[Entry, ...] = ()
+    """Those with files that it makes superfluous once it has one."""
     is_queued: bool = False
     """Waits to be written."""
     is_gone: bool = False
@@ -72,7 +72,8 @@ class Shelf:
 
     def remove(self, entry: Entry) -> None:
         """One that is here."""
-        assert self._entries.pop(entry.tokens) is entry
+        there = self._entries.pop(entry.tokens)
+        assert there is entry
         del self._keys[bisect_left(self._keys, entry.tokens)]
 
     def same(self, tokens: bytes) -> Entry | None:

@@ -6,6 +6,7 @@ are those there would be without drafts, token by token, only sooner.
 
 from __future__ import annotations
 
+import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,10 @@ MARGIN = 1.05
 PROBE_EVERY = 64
 """Steps without drafts after which one tries what it would else not: chances and costs change."""
 LONGEST_PAUSE = 1024
+RESTS_AFTER = 32
+"""Steps in which no draft paid, after which texts are looked at only ..."""
+LOOK_EVERY = 8
+"""... every so many steps: of many streams that is some of a step's time."""
 LONGEST_MODEL_DRAFT = 8
 MODEL = 0
 """Strength of what a draft model proposes."""
@@ -91,6 +96,14 @@ class Patience:
     def __init__(self) -> None:
         self._n_idle, self._most_idle = 0, PROBE_EVERY
 
+    def rests(self) -> bool:
+        """Whether to spare even the look at what there is, after long without any that pays."""
+        return self._n_idle >= RESTS_AFTER and (self._n_idle + 1) % LOOK_EVERY != 0
+
+    def has_none(self) -> None:
+        """A step had nothing to try."""
+        self._n_idle += 1
+
     def is_over(self, gain: float) -> bool:
         """Whether to draft, where that promises so many times the tokens a second."""
         self._n_idle += 1
@@ -151,6 +164,8 @@ class Speculation:
         self._longest = longest
         self._drafter = drafter
         self._asks = Patience()
+        self._n_unasked = 0
+        """Steps for which the drafter, which has failed, is left alone."""
         self._chances = Chances()
         self._tracks: dict[int, _Track] = {}
         self._patience = Patience()
@@ -162,15 +177,19 @@ class Speculation:
     def extend(self, chunks: list[Chunk], n_room: int, *, is_split: bool) -> list[Chunk]:
         """The same step with drafts; ``n_room``: tokens it may hold besides."""
         tracks = {i: self._follow(chunk.sequence) for i, chunk in enumerate(chunks) if chunk.can_draft}
-        for i, track in tracks.items():
-            track.look_up(chunks[i].sequence, self._longest)
+        if tracks and not self._patience.rests():
+            for i, track in tracks.items():
+                track.look_up(chunks[i].sequence, self._longest)
 
         def cost_s(lengths: list[int]) -> float:
             return sum(map(self._costs.predict_s, passes(lengths, is_split=is_split)))
 
-        if self._drafter and n_room > 0:
+        self._n_unasked = max(0, self._n_unasked - 1)
+        if self._drafter and n_room > 0 and not self._n_unasked:
             self._ask(self._drafter, chunks, tracks, cost_s)
         offers = [it.offer(i) for i, it in tracks.items() if it.draft]
+        if tracks and not offers:
+            self._patience.has_none()
         if not offers or n_room <= 0:
             return chunks
         lengths = [len(chunk.tokens) for chunk in chunks]
@@ -201,13 +220,14 @@ class Speculation:
             return
         wishes = [Wish(chunks[i].slot, track.text.since(0)) for i, track in asked.items()]
         plain_s = cost_s(lengths)
-        if gain >= MARGIN and gain * plain_s / (plain_s + drafter.catch_up_s(wishes)) < 1:
-            return
         try:
+            if gain >= MARGIN and gain * plain_s / (plain_s + drafter.catch_up_s(wishes)) < 1:
+                return
             drafts = drafter.draft(wishes, n_tokens)
         except Exception as error:  # answers come without it, only later
+            sys.stderr.write(f"the drafter failed; it is asked again after {LONGEST_PAUSE} steps\n")
             traceback.print_exception(error)
-            self._drafter = None
+            self._n_unasked = LONGEST_PAUSE
             return
         for i, track in asked.items():
             if tokens := drafts.get(chunks[i].slot):

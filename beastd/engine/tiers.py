@@ -1,6 +1,6 @@
 """Beyond the cache: KV of prefixes that left it, kept in memory as far as it may, then on disk.
 
-The engine's thread asks and gives; nothing it calls waits for a disk, ``flush`` and ``wait`` apart.
+The engine's thread asks and gives; nothing it calls waits for a disk, ``flush`` apart.
 """
 
 from __future__ import annotations
@@ -63,11 +63,6 @@ class Found:
     def n_tokens(self) -> int:
         """Of the entry: KV of those after ``n_usable`` is to be dropped after the restore."""
         return self.entry.n_tokens
-
-    @property
-    def state_bytes(self) -> int:
-        """What a restore takes."""
-        return self.entry.n_bytes
 
     @property
     def is_in_memory(self) -> bool:
@@ -161,8 +156,7 @@ class Tiers:
                 self._use(there)
                 return
             for old in _covered(shelf, entry, is_exact=is_exact):
-                entry.replaces += (*old.replaces, *((old.name,) if old.name else ()))
-                self._forget(old)
+                self._replace(old, entry)
             shelf.add(entry)
             self._memory[entry] = None
             self._memory_bytes += entry.n_bytes
@@ -232,11 +226,6 @@ class Tiers:
         with self._changed:
             reading = None if found.is_in_memory else self._reading(found.entry)
             return reading is not None and reading.state is None and self._clock() - reading.since_s <= limit_s
-
-    def wait(self, limit_s: float) -> None:
-        """Return when a state that was asked for is there, or lost, or after so many seconds."""
-        with self._changed:
-            self._changed.wait_for(self._has_news, limit_s)
 
     def flush(self, limit_s: float) -> None:
         """Move what is in memory to disk, most recently used first, for so many seconds at most."""
@@ -352,12 +341,20 @@ class Tiers:
         self._shelves[entry.meta.identity, entry.meta.adapters].remove(entry)
         self._changed.notify_all()
 
+    def _replace(self, old: Entry, entry: Entry) -> None:
+        """The new entry does for an old one; what is on disk stays until the new one is, which may never come there."""
+        entry.replaces += old.replaces
+        if old.name:
+            entry.replaces += (old,)
+        if not old.name or old.tokens == entry.tokens:
+            self._forget(old)
+
     def _forget_all(self, is_meant: Callable[[Entry], bool]) -> None:
         with self._changed:
             entries = [entry for shelf in self._shelves.values() for entry in shelf if is_meant(entry)]
             for entry in entries:
                 self._forget(entry)
-            self._remove([name for entry in entries for name in (entry.name, *entry.replaces) if name])
+            self._remove({it.name for entry in entries for it in (entry, *entry.replaces) if it.name})
 
     def _remove(self, names: Iterable[str]) -> None:
         for name in names:
@@ -380,9 +377,6 @@ class Tiers:
             self._forget(entry)
             return None
         return reading
-
-    def _has_news(self) -> bool:
-        return not self._readings or any(it.state is not None for it in self._readings.values())
 
     def _sweep(self) -> None:
         """Drop what was read and nobody asks for any more."""
@@ -431,7 +425,10 @@ class Tiers:
             elif name:
                 self._leave_memory(entry)
                 entry.name, entry.state = name, None
-                self._remove(it for it in entry.replaces if it != name)
+                for old in entry.replaces:
+                    if not old.is_gone:
+                        self._forget(old)
+                self._remove({it.name for it in entry.replaces} - {name})
                 entry.replaces = ()
             elif not entry.is_gone and entry not in self._memory:
                 self._forget(entry)

@@ -226,3 +226,13 @@ def test_a_slot_that_was_just_shared_to_is_restored_or_refused(llama: Llama) -> 
     if not llama.restore(2, state, 0, len(PROMPT)):
         token = feed(llama, 2, PROMPT)
     assert go_on(llama, 2, token, len(PROMPT)) == expected
+
+
+def test_a_slot_whose_copy_is_still_to_be_made_is_not_saved(llama: Llama) -> None:
+    """What it holds is not yet what it will hold."""
+    feed(llama, 1, PROMPT[:40])
+    llama.share(1, 2, 40)
+    is_copied_at_once = llama.n_swa == 0
+    assert bool(len(llama.save(2))) is is_copied_at_once
+    feed(llama, 0, PROMPT[:10])
+    assert len(llama.save(2))

@@ -326,6 +326,14 @@ def test_a_draft_of_another_vocabulary_is_refused(llama: Llama, monkeypatch: pyt
     other.close(keeps_model=False)
 
 
+def test_a_draft_model_that_cannot_take_a_draft_back_is_refused(llama: Llama, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = Llama(llama.load, lambda _fraction: None)
+    monkeypatch.setattr(Llama, "is_plain", property(lambda it: it is other))
+    with pytest.raises(BadModel, match="name one with full attention"):
+        DraftModel(llama.load, other)
+    other.close(keeps_model=False)
+
+
 def test_another_shape_in_the_midst_of_an_answer_takes_the_draft_model_along() -> None:
     """Another variant, more slots than before, asleep and awake again; drafts go on."""
     settings = ipc.LoadSettings(n_ctx=256, n_parallel=2, n_threads=1)

@@ -98,3 +98,11 @@ def test_names_differ_by_all_that_makes_kv_another() -> None:
         kvfile.file_name(META, TOKENS[:8]),
     ]
     assert len({name, *others}) == 5
+
+
+def test_a_count_of_tokens_beyond_all_contexts_is_refused_before_they_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kvfile, "MAX_TOKENS", 2)
+    with pytest.raises(BadFile, match="none of ours"):
+        read(written(tmp_path))

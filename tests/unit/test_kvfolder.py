@@ -109,3 +109,33 @@ def test_a_writer_that_does_not_end_holds_nobody_up(tmp_path: Path, monkeypatch:
 def test_a_missing_folder_is_empty(tmp_path: Path) -> None:
     """Nothing has been kept yet."""
     assert KVFolder(tmp_path / "kv").files() == []
+
+
+def test_what_is_no_regular_file_is_none_of_ours(tmp_path: Path) -> None:
+    """A pipe would make its reader wait for ever."""
+    folder = KVFolder(tmp_path)
+    kept = write(folder, 1)
+    pipe = f"{'0' * 16}-{'0' * 32}.kv"
+    os.mkfifo(tmp_path / pipe)
+    assert names(folder) == [kept]
+    with pytest.raises(BadFile, match="no regular file"):
+        folder.header(pipe)
+
+
+def test_what_cannot_be_removed_stays_and_others_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And where that is not enough, nothing is written."""
+    folder = KVFolder(tmp_path)
+    stuck, other = write(folder, 1), write(folder, 2)
+    for n, name in enumerate((stuck, other)):
+        os.utime(tmp_path / str(name), (n, n))
+    unlink = Path.unlink
+
+    def failing(path: Path, *, missing_ok: bool = False) -> None:
+        if path.name == stuck:
+            raise PermissionError(path)
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", failing)
+    last = write(folder, 3, most_bytes=2 * ONE)
+    assert names(folder) == [stuck, last]
+    assert write(folder, 4, most_bytes=ONE) is None

@@ -12,7 +12,7 @@ import pytest
 from beastd import ipc
 from beastd.clients import ClientRule
 from beastd.config import Config
-from beastd.contract import GenerateRequest, Priority
+from beastd.contract import GenerateRequest, Options, Priority
 from beastd.errors import BadModel, BeastError, ModelNotFound
 from beastd.registry.modelfile import Fields
 from beastd.registry.names import ModelName
@@ -153,3 +153,16 @@ async def test_a_request_has_the_priority_it_asks_for_or_else_its_clients(
     (submit,) = answering.submits
     assert (submit.priority, submit.client, submit.weight) == place
     assert answering.priority == submit.priority, "for memory it waits by the same"
+
+
+@pytest.mark.parametrize(("asked", "insists"), [(None, False), ("auto", False), ("draft", True)])
+async def test_only_the_request_itself_insists_on_a_drafter(asked: Any, *, insists: bool) -> None:
+    """What a configuration says is meant for models that have one."""
+    answering = Answering()
+    room = cast("Any", answering)
+    verbs = Service(room, room, Config(speculative="draft"), room)
+    options = Options(speculative=asked) if asked else None
+    assert [part async for part in verbs.generate(GenerateRequest(prompt="hi", options=options))] == []
+    (submit,) = answering.submits
+    assert submit.insists_on_drafter is insists
+    assert submit.sampling.speculative == (asked or "draft")

@@ -30,14 +30,16 @@ class FakeCells:
     def can_share(self, slot: int, n: int) -> bool:
         return (slot, n) not in self.cannot_share
 
-    def share(self, source: int, target: int, n: int) -> None:
+    def share(self, source: int, target: int, n: int) -> bool:
         assert not self.held[target]
         assert len(self.held[source]) >= n
         self.held[target] = self.held[source][:n]
+        return True
 
-    def cut(self, slot: int, n: int) -> None:
+    def cut(self, slot: int, n: int) -> bool:
         assert len(self.held[slot]) > n
         del self.held[slot][n:]
+        return True
 
     def spill(self, slot: Slot, start: int) -> None:
         assert self.held[slot.index] == slot.tokens, "only what is there can be kept"

@@ -1,45 +1,125 @@
-"""The cells of a cache and the tiers: how long a sequence waits for what is on disk."""
+"""KV between the cache and the tiers, with the model played by the test."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
-from unittest.mock import patch
 
 import numpy as np
 import pytest
 
 from beastd import ipc
 from beastd.engine.cells import LlamaCells
-from beastd.engine.llama import Llama
-from beastd.engine.pace import Pace
+from beastd.engine.detokenizer import Detokenizer
+from beastd.engine.kvcache import KVCache
+from beastd.engine.kvstate import State
+from beastd.engine.sampler import Sampler
+from beastd.engine.sequence import Sequence
 from beastd.engine.tiers import Tiers
 
-PROMPT = list(range(300))
-N_THERE = 99
+TOKENS = list(range(100))
 
 
-@pytest.mark.parametrize(
-    ("rate", "waits_s", "gives_up_s"), [(1000.0, 0.19, 0.21), (20.0, 9.9, 10.1), (1e5, 0.09, 0.11)]
-)
-def test_nobody_waits_longer_for_a_disk_than_computing_takes(
-    tmp_path: Path, rate: float, waits_s: float, gives_up_s: float
+class Memory:
+    """A plain cache with slots of their own. With an error, nothing can be saved, copied or restored."""
+
+    is_plain, is_unified, is_recurrent = True, False, False
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+        self.n_bytes = 100
+        self.can_cut = True
+
+    def _try(self) -> None:
+        if self.error:
+            raise self.error
+
+    def can_share(self, _slot: int, _n: int) -> bool:
+        return True
+
+    def forget(self, _slot: int, n: int) -> bool:
+        return self.can_cut or n == 0
+
+    def save(self, _slot: int, _start: int = 0) -> State:
+        self._try()
+        return np.zeros(self.n_bytes, np.uint8)
+
+    def share(self, _source: int, _target: int, _n: int) -> bool:
+        self._try()
+        return True
+
+    def restore(self, _slot: int, _state: State, _start: int, _end: int) -> bool:
+        self._try()
+        return True
+
+
+class World:
+    """A cache of two slots above such a memory."""
+
+    def __init__(self) -> None:
+        self.memory = Memory()
+        self.tiers = Tiers(ipc.KvTiers(folder="", memory_bytes=10**6, disk_bytes=0), "ab" * 20)
+        self.cells = LlamaCells(cast("Any", self.memory), self.tiers)
+        self.cache = KVCache(2, self.cells)
+
+    def fill(self) -> None:
+        found = self.cache.try_acquire(TOKENS, ())
+        assert found
+        self.cache.extend(found[0], TOKENS[found[1] :])
+        self.cache.release(found[0])
+
+    def fetch(self) -> int:
+        """Tokens that come back to a sequence in an empty slot."""
+        it = Sequence(1, TOKENS, cast(Sampler, None), Detokenizer([]), n_ctx=200, n_predict=9)
+        it.slot = self.cache.slots[0]
+        return self.cells.into(it, self.cache)
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def test_what_cannot_be_saved_for_want_of_memory_is_lost_and_told(
+    world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of the 200 tokens that come, unless that is next to nothing; those that come later are still found."""
-    now_s = 0.0
-    settings = ipc.KvTiers(folder=str(tmp_path), memory_bytes=0, disk_bytes=10**6)
-    tiers = Tiers(settings, "ab" * 20, clock=lambda: now_s)
-    tiers.put((), PROMPT, 0, np.zeros(100, np.uint8), is_exact=False)
-    tiers.flush(60)
-    cells = LlamaCells(cast("Llama", SimpleNamespace(is_plain=True, is_unified=True)), tiers)
-    sequence: Any = SimpleNamespace(adapters=(), prompt=PROMPT)
-    pace = Pace(0.3, 512, rate)
-    assert tiers._disk
-    with patch.object(tiers._disk, "start"):
-        assert cells.is_reading(sequence, N_THERE, pace)
-        now_s = waits_s
-        assert cells.is_reading(sequence, N_THERE, pace)
-        now_s = gives_up_s
-        assert not cells.is_reading(sequence, N_THERE, pace)
-    assert tiers.find((), PROMPT, N_THERE, is_exact=False)
+    world.fill()
+    world.memory.error = MemoryError()
+    world.cache.spill_all()
+    assert (world.tiers.stats.n_tier_memory, world.cache.n_tokens) == (0, 0)
+    assert capsys.readouterr().err == "KV cache: no memory to keep 100 tokens that leave it\n"
+
+
+def test_a_state_without_a_byte_is_not_kept(world: World) -> None:
+    world.fill()
+    world.memory.n_bytes = 0
+    world.cache.spill_all()
+    assert world.tiers.stats.n_tier_memory == 0
+
+
+def test_what_cannot_be_restored_for_want_of_memory_is_computed(world: World) -> None:
+    world.fill()
+    world.cache.spill_all()
+    world.memory.error = MemoryError()
+    assert world.fetch() == 0
+    assert world.cache.n_tokens == 0
+    world.memory.error = None
+    assert world.fetch() == 99
+
+
+def test_what_cannot_be_copied_for_want_of_memory_is_computed(world: World) -> None:
+    first = world.cache.try_acquire(TOKENS, ())
+    assert first
+    world.cache.extend(first[0], TOKENS)
+    world.memory.error = MemoryError()
+    second = world.cache.try_acquire(TOKENS, ())
+    assert second
+    assert (second[0].tokens, second[1]) == ([], 0)
+
+
+def test_a_slot_that_cannot_be_cut_is_empty(world: World) -> None:
+    """Else the tree would promise KV that is gone."""
+    world.fill()
+    world.memory.can_cut = False
+    world.cache.cut(world.cache.slots[0], 50)
+    assert world.cache.n_tokens == 0
+    world.cache.check_integrity()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from queue import SimpleQueue
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -347,3 +348,36 @@ def test_a_cleared_cache_is_empty_and_answers_go_on(forge: Forge) -> None:
     before, after = (it.stats for it in forge.told if isinstance(it, ipc.Pong))
     assert (before.n_tier_memory, before.tier_memory_bytes, after.n_tier_memory) == (1, 9, 0)
     assert forge.endings == {1: "length"}
+
+
+def test_an_answer_whose_rejected_draft_cannot_be_taken_back_goes_on(
+    forge: Forge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All its KV is gone then, and is computed again with what was said."""
+    forge.submit(1, n=6)
+    forge.engine.step()
+    forge.engine.step()
+    (sequence,) = forge.scheduler.running
+    assert sequence.slot
+    n_said, n_tokens = sequence.n_said, len(sequence.slot.tokens)
+    assert sequence.answer
+    with monkeypatch.context() as patch:
+        patch.setattr(forge.table.cells, "cut", lambda _slot, _n: False)
+        sequence.n_ahead = 2
+        forge.engine._cut(sequence)
+    assert (sequence.slot.tokens, sequence.answer, sequence.n_said) == ([], [], n_said)
+    assert sequence.n_prefill_left == n_tokens + 1
+    forge.table.cells.held[sequence.slot.index].clear()
+    forge.finish(1)
+    assert forge.endings == {1: "length"}
+
+
+def test_one_odd_sequence_leaves_the_others_sampled_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each by its own row: one with drafts has several. Less than three beside each other are sampled alone."""
+    common: Any = SimpleNamespace(top_logprobs=None, is_full=False, sampler=SimpleNamespace(is_common=True))
+    one, drafted = Chunk(common, [7], 0, True), Chunk(common, [7, 8, 9], 0, True, n_drafted=2)
+    ended = [one, one, drafted, one, one, one]
+    logits = np.repeat(np.arange(8, dtype=np.float32)[:, None], 8, axis=1)
+    monkeypatch.setattr(Sampler, "sample_together", lambda _all, rows: [Sampled(int(row[0])) for row in rows])
+    drawn: Any = Engine._sampled_together(ended, logits)
+    assert [it.token if it else None for it in drawn] == [None, None, None, 5, 6, 7]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -327,6 +328,35 @@ def test_a_high_prompt_has_the_steps_tokens_before_shorter_ones_of_lower_priorit
     rooms.add(sequence(3, 500, priority="high"))
     assert [one.id for one in rooms.admit(0)] == [3, 2]
     assert ids(rooms.next_batch(0)) == [3]
+
+
+def test_nobody_waits_for_a_prompt_that_waits_for_others() -> None:
+    """A short prompt goes before one that comes before the long one with the same beginning, at once or later."""
+    rooms = scheduler()
+    long, other, short = sequence(1, 2000), sequence(2, 300), sequence(3, 80)
+    short.prompt[:64] = long.prompt[:64]
+    rooms.add(long)
+    assert rooms.admit(0) == [long]
+    rooms.add(short)
+    assert rooms.admit(0) == [], "the long one has all steps, and computes what both have"
+    rooms.add(other)
+    assert rooms.admit(0) == [other]
+    assert rooms.admit(0) == [short]
+
+
+def test_no_prompt_is_searched_for_while_there_is_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The queue may be long, and so may its prompts."""
+    rooms = scheduler(n_slots=1)
+    rooms.add(sequence(1, 50))
+    rooms.add(sequence(2, 50))
+    (running,) = rooms.admit(0)
+    searched = list[object]()
+    monkeypatch.setattr(rooms.cache, "sharable", lambda prompt, _adapters: searched.append(prompt) or {})
+    assert rooms.admit(0) == []
+    assert not searched
+    rooms.remove(running)
+    assert len(rooms.admit(0)) == 1
+    assert searched
 
 
 def test_the_scheduler_follows_the_policy_it_is_given() -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from beastd.engine.allotment import Offer, allot, depth, passes
 from beastd.engine.costs import StepCosts
 from beastd.engine.detokenizer import Detokenizer
+from beastd.engine.lookup import Lookup
 from beastd.engine.prefixes import Slot
 from beastd.engine.sampler import Sampler
 from beastd.engine.scheduler import Chunk
@@ -20,8 +21,11 @@ from beastd.engine.sequence import Sequence
 from beastd.engine.speculative import (
     LONGEST_DRAFT,
     LONGEST_MODEL_DRAFT,
+    LONGEST_PAUSE,
+    LOOK_EVERY,
     MOST_DRAFTED,
     PROBE_EVERY,
+    RESTS_AFTER,
     Chances,
     Speculation,
     Wish,
@@ -272,3 +276,43 @@ def test_the_depth_is_within_what_is_allowed(n_streams: int, chance: float, n_mo
     n_tokens, gain = depth([1] * n_streams, chances, cost_s, lambda n: n * token_s, n_most)
     assert 1 <= n_tokens <= n_most
     assert gain < 1 or token_s < 0.01
+
+
+def test_texts_are_hardly_looked_at_where_drafts_never_pay(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = []
+    guess = Lookup.guess
+    monkeypatch.setattr(Lookup, "guess", lambda it, n: looks.append(n) or guess(it, n))
+    run(Speculation(costs(linear)), stream(n_predict=9999, n_ctx=9999), CYCLE, 1000)
+    assert 1000 / LOOK_EVERY < len(looks) < 2 * 1000 / LOOK_EVERY + 3 * RESTS_AFTER
+
+
+def test_a_text_that_begins_to_repeat_itself_after_long_is_soon_drafted() -> None:
+    speculation, sequence = Speculation(costs()), stream(n_predict=10**6, n_ctx=10**6)
+    assert not any(run(speculation, sequence, [*range(100, 1100)], 500)[1:])
+    assert any(run(speculation, sequence, CYCLE, 2 * len(CYCLE) + LOOK_EVERY))
+
+
+class Fragile(Oracle):
+    """It fails each time, at one thing or the other."""
+
+    n_failed = 0
+
+    def catch_up_s(self, wishes: Items[Wish]) -> float:
+        self.n_failed += 1
+        if self.n_failed % 2:
+            raise OSError("no cost")
+        return 0.0
+
+    def draft(self, wishes: Items[Wish], n_tokens: int) -> dict[int, list[int]]:
+        raise OSError("no draft")
+
+
+def test_a_drafter_that_fails_is_asked_again_later(capsys: pytest.CaptureFixture[str]) -> None:
+    """What failed may have passed by, and each failure is told."""
+    fragile = Fragile(0.0001)
+    sequence = stream(n_predict=10**6, n_ctx=10**6, speculative="draft")
+    assert not any(run(Speculation(costs(), fragile), sequence, CYCLE, 2 * LONGEST_PAUSE + 10))
+    assert fragile.n_failed == 3
+    told = capsys.readouterr().err
+    assert told.count("the drafter failed") == 3
+    assert "no draft" in told

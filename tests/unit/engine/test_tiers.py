@@ -42,10 +42,17 @@ def put(tiers: Tiers, tokens: list[int], start: int = 0, *, adapters: AdapterSet
     tiers.put(adapters, tokens, start, state_of(tiers._identity, adapters, tokens, start), is_exact=is_exact)
 
 
+def wait(tiers: Tiers, limit_s: float) -> None:
+    """Until a state that was asked for is there, or lost."""
+    with tiers._changed:
+        readings = tiers._readings
+        tiers._changed.wait_for(lambda: not readings or any(it.state is not None for it in readings.values()), limit_s)
+
+
 def taken(tiers: Tiers, found: Found) -> State | None:
     """The state, however long it takes."""
     while (state := tiers.read(found)) is PENDING:
-        tiers.wait(1)
+        wait(tiers, 1)
     assert state is None or isinstance(state, np.ndarray)
     return state
 
@@ -185,7 +192,7 @@ def test_without_settings_nothing_is_kept() -> None:
         put(tiers, LONG)
         assert tiers.find((), LONG, 0, is_exact=False) is None
         tiers.flush(0)
-        tiers.wait(0)
+        wait(tiers, 0)
         assert tiers.stats.n_tier_memory == 0
 
 
@@ -232,7 +239,7 @@ def test_a_state_larger_than_memory_goes_to_disk_alone(make: Callable[..., Tiers
     put(tiers, other(0))
     tiers.put((), LONG, 0, np.zeros(2 * N_STATE, np.uint8), is_exact=False)
     settled(tiers)
-    assert (tiers.stats.n_tier_memory, tiers.stats.n_tier_disk) == (1, 1)
+    assert (tiers.stats.n_tier_memory, tiers.stats.n_tier_disk) == (1, 1)  # until the longer one is there
 
 
 def test_a_slow_disk_loses_entries_and_stalls_nobody(make: Callable[..., Tiers]) -> None:
@@ -278,13 +285,13 @@ def test_a_longer_entry_replaces_what_it_covers(make: Callable[..., Tiers]) -> N
     put(tiers, LONG[:50])
     tiers.flush(60)
     put(tiers, LONG)
-    assert (tiers.stats.n_tier_memory, tiers.stats.n_tier_disk) == (1, 0)
+    assert (tiers.stats.n_tier_memory, tiers.stats.n_tier_disk) == (1, 1)  # until the longer one is there
     assert make().stats.n_tier_disk == 1
     tiers.flush(60)
     put(tiers, LONG[:60])
     assert (tiers.stats.n_tier_memory, tiers.stats.n_tier_disk) == (0, 1)
     while make().stats.n_tier_disk > 1:
-        tiers.wait(0.01)
+        wait(tiers, 0.01)
 
 
 def test_models_whose_states_cannot_be_cut_keep_every_length(make: Callable[..., Tiers]) -> None:
@@ -454,7 +461,7 @@ def test_a_state_nobody_takes_makes_room_for_others(make: Callable[..., Tiers]) 
     with patch.object(tiers_module, "READ_BYTES", N_STATE):
         for found in (left, slow):
             assert tiers.read(found) is PENDING
-            tiers.wait(60)
+            wait(tiers, 60)
         assert tiers.read(slow) is PENDING
         now_s = 10.0
         assert taken(tiers, slow) is not None
@@ -495,7 +502,7 @@ def test_many_states_are_read_one_after_another(make: Callable[..., Tiers]) -> N
                 assert sum(it.state is not None for it in tiers._readings.values()) <= 1
                 if state is not PENDING:
                     del wanted[n]
-            tiers.wait(1)
+            wait(tiers, 1)
 
 
 def test_clearing_forgets_memory_and_files(make: Callable[..., Tiers], tmp_path: Path) -> None:
@@ -523,3 +530,30 @@ def test_identities_differ_by_what_makes_kv_worthless() -> None:
     assert of() == of(n_ctx=8192, n_parallel=9)
     assert len({of(), of("sha256:2"), of(kv_type="q8_0"), of(flash_attn="off")}) == 4
     assert of("") == ""
+
+
+def test_a_file_that_cannot_be_removed_leaves_the_disk_tier_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiers = Tiers(kept(tmp_path, n_memory=0, n_disk=10), MODEL)
+    put(tiers, [*range(40)])
+    settled(tiers)
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", lambda path, **_: (_ for _ in ()).throw(PermissionError(path)))
+        put(tiers, [*range(80)])
+        settled(tiers)
+        assert tiers._disk
+        tiers._disk.remove("stuck")
+    put(tiers, [*range(100, 180)])
+    assert settled(tiers).stats.n_tier_disk == 2
+    assert "cannot be removed" in capsys.readouterr().err
+
+
+def test_what_a_longer_entry_covers_is_found_when_that_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk did not take the longer one."""
+    tiers = Tiers(kept(tmp_path, n_memory=0, n_disk=10), MODEL)
+    put(tiers, LONG[:50])
+    settled(tiers)
+    monkeypatch.setattr(KVFolder, "write", lambda *_args, **_kwargs: None)
+    put(tiers, LONG)
+    assert check(settled(tiers), LONG, 0) == 50

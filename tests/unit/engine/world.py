@@ -77,14 +77,16 @@ class World:
     def can_share(self, slot: int, n: int) -> bool:
         return True
 
-    def share(self, source: int, target: int, n: int) -> None:
+    def share(self, source: int, target: int, n: int) -> bool:
         assert not self.held[target]
         assert len(self.held[source]) >= n
         self.held[target] = self.held[source][:n]
+        return True
 
-    def cut(self, slot: int, n: int) -> None:
+    def cut(self, slot: int, n: int) -> bool:
         assert len(self.held[slot]) > n
         del self.held[slot][n:]
+        return True
 
     def spill(self, slot: Slot, start: int) -> None:
         if self._keeps and self._chance.random() < 0.8:

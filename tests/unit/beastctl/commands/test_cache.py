@@ -37,8 +37,10 @@ def test_files_that_cannot_be_read_are_told_of(fake: FakeDaemon, beast: Any) -> 
 
 def test_clear_names_a_model_or_none(fake: FakeDaemon, beast: Any) -> None:
     """And tells what it freed."""
-    fake.says("DELETE /api/cache", {"status": "success", "bytes": 5_000_000})
-    assert "freed 5 MB" in beast("cache", "clear").err
-    fake.says("DELETE /api/cache", {"status": "success", "bytes": 0})
+    fake.says("DELETE /api/cache", {"status": "success", "bytes": 5_000_000, "memory_bytes": 2_000_000})
+    assert "freed 5 MB on disk and 2 MB in memory" in beast("cache", "clear").err
+    fake.says("DELETE /api/cache", {"status": "success", "bytes": 0, "memory_bytes": 2_000_000})
+    assert "freed 2 MB in memory" in beast("cache", "clear").err
+    fake.says("DELETE /api/cache", {"status": "success", "bytes": 0, "memory_bytes": 0})
     assert "nothing was kept" in beast("cache", "clear", "cub").err
-    assert fake.asked("DELETE /api/cache") == [{}, {"model": "cub"}]
+    assert fake.asked("DELETE /api/cache") == [{}, {}, {"model": "cub"}]
