@@ -16,8 +16,8 @@ from beastd.engine.scheduler import Chunk
 from beastd.engine.speculative import Wish
 from beastd.ipc import Load
 
-FIRST_RATE = 1000.0
-"""Tokens a second that heads are thought to draft until they have."""
+FIRST_RATE = 100_000.0
+"""Tokens a second that heads are thought to draft until they have: who is thought too slow is never asked."""
 NO_ROOM = 1
 """What ``llama_decode`` returns where the cache has too few free cells: all is then as before."""
 
