@@ -26,7 +26,7 @@ import beastd
 CUB = Path(beastd.__file__).parent / "builtin" / "cub"
 PIRATE = CUB / "cub-pirate-lora-f16.gguf"
 SHORT = {"num_predict": 4, "temperature": 0}
-LONG = {"ignore_eos": True, "num_predict": 600, "temperature": 0, "speculative": "off"}
+LONG = {"ignore_eos": True, "num_predict": 1000, "temperature": 0, "speculative": "off"}
 CUB_MB = 195
 """What Cub q8_0 with 4 × 2,048 tokens takes, and a little more."""
 

@@ -230,6 +230,7 @@ def test_a_slot_that_was_just_shared_to_is_restored_or_refused(llama: Llama) -> 
 
 def test_a_slot_whose_copy_is_still_to_be_made_is_not_saved(llama: Llama) -> None:
     """What it holds is not yet what it will hold."""
+    llama.forget_all()
     feed(llama, 1, PROMPT[:40])
     llama.share(1, 2, 40)
     is_copied_at_once = llama.n_swa == 0
