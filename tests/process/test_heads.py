@@ -63,9 +63,9 @@ def test_a_head_that_is_not_loaded_is_not_silently_left_out(daemon: RunningDaemo
 
 
 def test_a_head_changes_its_shape_with_its_model(daemon: RunningDaemon) -> None:
+    """That it drafts on, where it pays, tests/real/test_heads.py has with costs that do not depend on the machine."""
     before = answer(daemon, "mtp-draft")
     pids = daemon.worker_pids()
     after = answer(daemon, "mtp-draft", num_ctx=N_CTX)
     assert after["response"] == before["response"]
-    assert after["draft_count"]
     assert set(pids) == set(daemon.worker_pids())
