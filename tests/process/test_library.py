@@ -42,10 +42,10 @@ def names(daemon: RunningDaemon) -> set[str]:
 
 
 def answer(daemon: RunningDaemon, model: str, **request: Any) -> dict[str, Any]:
-    """Computed anew: what is found on disk was rounded in another batch, and a greedy answer may part ways by that."""
+    """Computed anew and token by token: other batches are rounded otherwise, and a greedy answer may part ways by that."""
     assert daemon.request("DELETE", "/api/cache", {})[0] == 200
     body = {"model": model, "prompt": "Why is the sky blue?", "stream": False, "keep_alive": 0, **request}
-    body["options"] = {"temperature": 0, "num_predict": 24}
+    body["options"] = {"temperature": 0, "num_predict": 24, "speculative": "off"}
     return post(daemon, "/api/generate", body)
 
 
