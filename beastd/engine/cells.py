@@ -97,7 +97,8 @@ class LlamaCells:
         if not cache.make_room(found.n_tokens - found.start):
             return 0
         if not self._has_restored(slot, state, n_there, found.n_usable):
-            cache.cut(slot, len(slot.tokens) if self._llama.is_unified else 0)
+            if not self._llama.is_unified:  # it came in place of what the slot held
+                cache.cut(slot, 0)
             return 0
         cache.extend(slot, sequence.prompt[n_there : found.n_usable])
         return found.n_usable - n_there
