@@ -125,15 +125,19 @@ def test_streams_go_on_through_a_step_down_and_say_which_variants_answered(start
     daemon = start_daemon(*settings(parallel=4, quality="adaptive", memory_budget=f"{CUB_MB * 3 - 55}MB"))
     copy(daemon, "second", "third")
     answers: list[list[dict[str, Any]]] = []
+    enough = threading.Event()
 
     def stream(model: str) -> None:
-        answers.append(list(daemon.stream("/api/generate", {"model": model, "prompt": "A story!", "options": LONG})))
+        """One long answer after another, so that the model is busy however fast the machine is."""
+        while not enough.is_set():
+            answers.append(list(daemon.stream("/api/generate", {"model": model, "prompt": "A story!", "options": LONG})))
 
     threads = [threading.Thread(target=stream, args=(model,)) for model in ("cub", "second", "cub", "second")]
     for thread in threads:
         thread.start()
     assert eventually(lambda: Counter(workers(daemon).values()) == {"ready": 2})
     assert ask(daemon, "third")[0] == 200
+    enough.set()
     stepped = {subject for act, subject in decisions(daemon) if act == "step_down"}
     for thread in threads:
         thread.join()
