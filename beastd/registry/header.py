@@ -30,6 +30,10 @@ _WITH_HEADS = frozenset(
 """Architectures whose heads llama.cpp can compute, and whose KV it can cut after a draft."""
 _WINDOWS_IGNORED = frozenset({"phi3"})
 """Architectures whose files name a window that llama.cpp makes nothing of."""
+_WINDOWS_ASSUMED = frozenset({"gemma2", "llama4"})
+"""Architectures that have a window where the file names none (their ``load_arch_hparams``)."""
+_STATES = ("ssm", "wkv", "shortconv", "kda")
+"""Groups of keys that only models with recurrent layers have."""
 
 _ARCHITECTURE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 """What a name in ``llama-arch.cpp`` is made of, so that keys and messages built from it stay short and plain."""
@@ -132,6 +136,7 @@ class Header:
             raise BadModel(f"{self.what} is an adapter, not a model; name it under `adapters` of its base model")
         if not self.tensors:
             raise BadModel(f"{self.what} has no weights, only a vocabulary; use the file of the whole model")
+        states = tuple(f"{self.architecture}.{group}." for group in _STATES)
         return ModelShape(
             architecture=self.architecture,
             weights_bytes=self.size_bytes,
@@ -142,7 +147,7 @@ class Header:
             n_ctx_train=self._of_arch("context_length"),
             kv_elements_per_token=self._kv_elements_per_token,
             has_head=self._has_head,
-            is_recurrent=any(key.startswith(f"{self.architecture}.ssm.") for key in self.metadata),
+            is_recurrent=any(key.startswith(states) for key in self.metadata),
             has_window=self._has_window,
         )
 
@@ -155,7 +160,8 @@ class Header:
 
     @property
     def _has_window(self) -> bool:
-        window = self.metadata.get(f"{self.architecture}.attention.sliding_window")
+        default = int(self.architecture in _WINDOWS_ASSUMED)
+        window = self.metadata.get(f"{self.architecture}.attention.sliding_window", default)
         return isinstance(window, int) and window > 0 and self.architecture not in _WINDOWS_IGNORED
 
     @property

@@ -126,7 +126,10 @@ def test_a_head_counts_where_it_is_there_and_known(gguf, architecture, n_heads, 
     [
         ("gemma3", "attention.sliding_window", False),
         ("phi3", "attention.sliding_window", True),
+        ("gemma2", "attention.key_length", False),
         ("mamba", "ssm.conv_kernel", False),
+        ("rwkv7", "wkv.head_size", False),
+        ("lfm2", "shortconv.l_cache", False),
         ("qwen3", "attention.key_length", True),
     ],
 )
