@@ -27,8 +27,8 @@ _MOST_OF_OTHERS = 0.8
 class StepCosts:
     """The times of one model's steps on this machine as it is now.
 
-    ``n_cells`` is always the sum over a step's tokens of the KV cells each attends to: its sequence's, or with a
-    unified cache those of all.
+    ``n_cells`` is always the sum over a step's rows of the KV cells each attends to: its sequence's, or with a unified
+    cache those of all. What prompt tokens attend to is part of their line.
     """
 
     def __init__(self, rate: float) -> None:

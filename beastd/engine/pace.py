@@ -12,12 +12,9 @@ KERNEL_TOKENS = 16
 """llama.cpp's matrix kernels take this many tokens at a time; what is left over costs as much as a full set."""
 MIN_STEP_TOKENS = 32
 """Below this a prefill chunk costs almost as much as this many tokens: matrix kernels are not yet filled."""
-STRETCH = 1.5
-"""A step may take this many times the target where that ends a prompt: the rest of it would cost a step of its own,
-which computes every stream's row again."""
-ALONE = 2.0
-"""A step without answers may take so many times the target: only who comes meanwhile waits for it, and large chunks
-compute faster."""
+STRETCH = 2.0
+"""A step may take this many times the target where it ends a prompt: the rest of it would cost a step of its own, which
+computes every stream's row again. So may one without answers: only who comes meanwhile waits for it."""
 _ITL_LEARNING = 0.1
 _ANSWER_LEARNING = 0.2
 _ANSWER_TOKENS = 5
@@ -67,16 +64,18 @@ class Pace:
         rows_s = self.costs.predict_s(n_rows, 0, n_cells) if n_rows else 0.0
         limit_s = max(stretch * target_s, min(2 * rows_s, rows_s + target_s))
         if not n_rows and n_sets == 1:  # nobody streams
-            limit_s = ALONE * target_s
+            limit_s = STRETCH * target_s
         n = self.costs.n_prefill_within(limit_s, n_rows, n_cells)
         return max(MIN_STEP_TOKENS - n_rows, KERNEL_TOKENS + 1, min(self._n_batch - n_rows, n))
 
-    def n_worth_waiting_for(self, n_ended: int, n_left: int, n_rows: int) -> int:
-        """Longest prompt that a step should end besides ``n_ended`` others, with ``n_left`` still to come.
+    def n_worth_waiting_for(self, n_ended: int, n_left: int, n_rows: int, n_used: int) -> int:
+        """Longest prompt that a step should end besides ``n_ended`` others of ``n_used`` tokens, ``n_left`` to come.
 
         The others' first tokens wait for it, and in return all that are to come are spared what every step takes.
+        It at most doubles the step: else a short prompt would wait for a long one.
         """
-        return int(n_left * self.costs.predict_s(n_rows, 1) * self.costs.rate / n_ended)
+        n_spared = n_left * self.costs.predict_s(n_rows, 1) * self.costs.rate / n_ended
+        return int(min(n_spared, self.costs.predict_s(n_rows, n_used) * self.costs.rate))
 
     def observe(self, n_rows: int, n_prefill: int, n_cells: int, step_s: float, *, is_one_pass: bool = True) -> None:
         """Take note of what a step took; arguments as of ``StepCosts.observe``.

@@ -264,8 +264,9 @@ class Scheduler:
     def on_computed(self, chunks: list[Chunk], step_s: float, *, is_one_pass: bool) -> None:
         """A step has computed these; told before their tokens are taken note of. ``is_one_pass``: see ``Pace``."""
         n_prefill = sum(len(chunk.tokens) for chunk in chunks if chunk.is_prefill)
-        n_rows = sum(len(chunk.tokens) for chunk in chunks) - n_prefill
-        self.pace.observe(n_rows, n_prefill, self.n_attended(chunks), step_s, is_one_pass=is_one_pass)
+        rows = [chunk for chunk in chunks if not chunk.is_prefill]
+        n_rows = sum(len(chunk.tokens) for chunk in rows)
+        self.pace.observe(n_rows, n_prefill, self.n_attended(rows), step_s, is_one_pass=is_one_pass)
         for chunk in chunks:
             n = len(chunk.tokens)
             self.order.on_computed(chunk.sequence, *((n, 0) if chunk.is_prefill else (0, n)))
@@ -299,7 +300,7 @@ class Scheduler:
         for sequence in sorted(prompts, key=lambda sequence: self.order.rank(sequence, now_ns)):
             n, n_left = sequence.n_prefill_left, len(prompts) - n_ended
             is_whole = n <= max(n_room, n_most) - n_used
-            if n_ended and not (is_whole and n <= self.pace.n_worth_waiting_for(n_ended, n_left, n_rows)):
+            if n_ended and not (is_whole and n <= self.pace.n_worth_waiting_for(n_ended, n_left, n_rows, n_used)):
                 break
             tokens = _prompt_tokens(sequence, n if is_whole else n_room - n_used, decoding)
             if not tokens:

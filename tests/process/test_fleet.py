@@ -130,7 +130,9 @@ def test_streams_go_on_through_a_step_down_and_say_which_variants_answered(start
     def stream(model: str) -> None:
         """One long answer after another, so that the model is busy however fast the machine is."""
         while not enough.is_set():
-            answers.append(list(daemon.stream("/api/generate", {"model": model, "prompt": "A story!", "options": LONG})))
+            answers.append(
+                list(daemon.stream("/api/generate", {"model": model, "prompt": "A story!", "options": LONG}))
+            )
 
     threads = [threading.Thread(target=stream, args=(model,)) for model in ("cub", "second", "cub", "second")]
     for thread in threads:

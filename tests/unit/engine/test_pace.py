@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from beastd.engine.detokenizer import Detokenizer
 from beastd.engine.kvcache import KVCache
-from beastd.engine.pace import ALONE, KERNEL_TOKENS, MIN_STEP_TOKENS, STRETCH, Pace
+from beastd.engine.pace import KERNEL_TOKENS, MIN_STEP_TOKENS, STRETCH, Pace
 from beastd.engine.sampler import Sampler
 from beastd.engine.sequence import Sequence
 from tests.unit.engine.fakes import FakeCells, scheduler_of
@@ -142,6 +142,18 @@ def test_a_burst_of_prompts_is_answered_sooner_than_all_at_once_would_be(cost: C
     assert statistics.mean(ttfts_s) <= most * cost(0, 1024, 8 * 128 * 64)
 
 
+def test_a_short_prompt_does_not_wait_for_a_long_one_to_end_in_its_step() -> None:
+    """Although all others would be spared a step's fixed costs, which are high here."""
+    world = World(lambda n_rows, n_prefill, n_cells: medium(n_rows, n_prefill, n_cells) + 0.06)
+    for id_ in range(8):
+        world.ask(id_, 128, 32)
+    world.step()
+    world.ask(8, 16, 16)
+    world.step()
+    assert 8 in world.ttft_s
+    assert world.steps[-1][1] < 64
+
+
 def test_many_short_prompts_stretch_steps_no_more_than_the_target_allows() -> None:
     """Each alone would be worth a stretch; all the time that would be a longer ITL than the target."""
     world = World(medium)
@@ -161,7 +173,7 @@ def test_a_step_always_has_room_for_a_prompt_and_never_more_than_a_batch(
     assert max(KERNEL_TOKENS + 1, MIN_STEP_TOKENS - n_rows) <= n <= 512 - n_rows
     assert n <= pace.n_stretched(n_rows, n_cells, n_sets=n_sets) <= 512 - n_rows
     rows_s = pace.costs.predict_s(n_rows, 0, n_cells) if n_rows else 0.0
-    limit_s = max(ALONE * target_s, rows_s + target_s)
+    limit_s = max(STRETCH * target_s, rows_s + target_s)
     assert n <= MIN_STEP_TOKENS or rows_s + n / rate <= limit_s + 1 / rate
 
 
