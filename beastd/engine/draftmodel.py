@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import msgspec
 
+from beastd.engine.chunks import Chunk
 from beastd.engine.costs import StepCosts
 from beastd.engine.llama import Llama
 from beastd.engine.prefixes import common_prefix
-from beastd.engine.scheduler import Chunk
 from beastd.engine.speculative import Wish
 from beastd.errors import BadModel
 from beastd.ipc import Load

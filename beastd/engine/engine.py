@@ -11,6 +11,7 @@ from queue import Empty, SimpleQueue
 
 from beastd import ipc
 from beastd.contract import Logprob, TokenLogprob
+from beastd.engine.chunks import Chunk
 from beastd.engine.intake import Intake
 from beastd.engine.llama import DecodeError, FloatArray, Llama
 from beastd.engine.memory import held
@@ -18,7 +19,7 @@ from beastd.engine.outbox import Outbox
 from beastd.engine.positions import Positions
 from beastd.engine.reshape import Companion, Shape
 from beastd.engine.sampler import Sampled, Sampler
-from beastd.engine.scheduler import Chunk, Scheduler
+from beastd.engine.scheduler import Scheduler
 from beastd.engine.sequence import Sequence
 from beastd.engine.speculative import Speculation
 from beastd.engine.tally import Tally

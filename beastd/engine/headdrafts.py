@@ -9,10 +9,10 @@ import time
 import traceback
 from collections.abc import Sequence
 
+from beastd.engine.chunks import Chunk
 from beastd.engine.costs import StepCosts
 from beastd.engine.llama import DecodeError, Llama
 from beastd.engine.mtp import Heads
-from beastd.engine.scheduler import Chunk
 from beastd.engine.speculative import Wish
 from beastd.ipc import Load
 

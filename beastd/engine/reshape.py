@@ -11,12 +11,13 @@ from typing import Protocol
 
 from beastd import ipc
 from beastd.engine.assembly import new_cache
+from beastd.engine.chunks import Chunk
 from beastd.engine.intake import Intake
 from beastd.engine.kvstate import State
 from beastd.engine.llama import Llama
 from beastd.engine.memory import give_back, held
 from beastd.engine.prefixes import Slot
-from beastd.engine.scheduler import Chunk, Scheduler
+from beastd.engine.scheduler import Scheduler
 from beastd.engine.sequence import Sequence
 from beastd.errors import BeastError, Conflict, OutOfMemory
 

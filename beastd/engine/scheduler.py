@@ -1,20 +1,17 @@
-"""Which sequences are in the next step, and with how many tokens each. Pure: time comes in as an argument.
+"""Which sequences run, and which are in the next step. Pure: time comes in as an argument.
 
-A step is one ``llama_decode``: first the next token of every decoding sequence, then chunks of prompts within
-a token budget (the idea of vLLM's ``v1/core/sched``: prefill and decode share one budget).
+A step is one ``llama_decode``: the next token of every decoding sequence, and chunks of prompts (``chunks``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from operator import attrgetter
 from typing import Protocol
 
 from beastd.engine.adapters import AdapterSet, renamed
+from beastd.engine.chunks import Chunk, by_slot, n_attended, prompt_chunks
 from beastd.engine.kvcache import KVCache
 from beastd.engine.leaders import Leaders
-from beastd.engine.pace import KERNEL_TOKENS, Pace
+from beastd.engine.pace import Pace
 from beastd.engine.policies import Order
 from beastd.engine.prefixes import Slot
 from beastd.engine.sequence import Sequence
@@ -25,39 +22,6 @@ SET_BONUS = 800
 its set, each token of its answer would cost a step of its own."""
 ANSWER_CELLS = 64
 """Room for so much of its answer a sequence must find beside the others: else it would soon have to be paused."""
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """Tokens of one sequence in one step, from position ``start`` of its slot."""
-
-    sequence: Sequence
-    tokens: list[int]
-    start: int
-    wants_logits: bool
-    n_drafted: int = 0
-    """Of the tokens, the last ones, which are only proposed: each has its logits, as the one before them."""
-
-    @property
-    def n_outputs(self) -> int:
-        """Rows of logits: those of its last tokens."""
-        return 1 + self.n_drafted if self.wants_logits else 0
-
-    @property
-    def slot(self) -> int:
-        """llama.cpp's sequence id."""
-        assert self.sequence.slot is not None
-        return self.sequence.slot.index
-
-    @property
-    def is_prefill(self) -> bool:
-        """Prompt tokens, not an answer's last one."""
-        return not self.sequence.is_decoding
-
-    @property
-    def can_draft(self) -> bool:
-        """An answer's last token, which proposed ones may follow."""
-        return self.sequence.is_decoding and self.sequence.speculative != "off"
 
 
 class Fetch(Protocol):
@@ -239,13 +203,13 @@ class Scheduler:
         chunks = self._decodes(turn)
         prompts = [sequence for sequence in self.running if not sequence.answer and sequence.adapters == turn]
         if prompts:
-            chunks += self._prompt_chunks(prompts, chunks, len(sets), now_ns)
+            prompts.sort(key=lambda sequence: self.order.rank(sequence, now_ns))
+            chunks += prompt_chunks(prompts, chunks, self.cache, self.pace, n_sets=len(sets))
         if not chunks:
             if any(one.adapters == turn for one in self.running):  # else all of the set were paused
                 self._pause_one()  # no cell for any prompt, and no answer that will end and free some
             return self.next_batch(now_ns)
-        # With a partitioned cache llama.cpp computes a run of consecutive slots together, and others apart.
-        chunks.sort(key=_by_slot)
+        chunks.sort(key=by_slot)
         return chunks
 
     def _decodes(self, turn: AdapterSet) -> list[Chunk]:
@@ -266,7 +230,7 @@ class Scheduler:
         n_prefill = sum(len(chunk.tokens) for chunk in chunks if chunk.is_prefill)
         rows = [chunk for chunk in chunks if not chunk.is_prefill]
         n_rows = sum(len(chunk.tokens) for chunk in rows)
-        self.pace.observe(n_rows, n_prefill, self.n_attended(rows), step_s, is_one_pass=is_one_pass)
+        self.pace.observe(n_rows, n_prefill, n_attended(rows, self.cache), step_s, is_one_pass=is_one_pass)
         for chunk in chunks:
             n = len(chunk.tokens)
             self.order.on_computed(chunk.sequence, *((n, 0) if chunk.is_prefill else (0, n)))
@@ -284,53 +248,3 @@ class Scheduler:
         self.cache.detach(path, name)
         for sequence in self.running if was_read else ():
             sequence.adapters = renamed(sequence.adapters, path, name)
-
-    def _prompt_chunks(self, prompts: list[Sequence], decodes: list[Chunk], n_sets: int, now_ns: int) -> list[Chunk]:
-        """The most urgent prompts. One that ends in this step waits for others only as far as that pays."""
-        n_rows, n_cells = len(decodes), self.n_attended(decodes)
-        decoding = {chunk.slot for chunk in decodes}
-        n_room = self.pace.n_prefill(n_rows, n_cells, n_sets=n_sets)
-        n_most = self.pace.n_stretched(n_rows, n_cells, n_sets=n_sets)
-        n_wanted = min(max(n_room, n_most), sum(sequence.n_prefill_left for sequence in prompts))
-        if not self.cache.make_room(n_rows + n_wanted):
-            n_obtained = self.cache.n_free - n_rows
-            n_room, n_most = min(n_room, n_obtained), min(n_most, n_obtained)
-        chunks: list[Chunk] = []
-        n_used = n_ended = 0
-        for sequence in sorted(prompts, key=lambda sequence: self.order.rank(sequence, now_ns)):
-            n, n_left = sequence.n_prefill_left, len(prompts) - n_ended
-            is_whole = n <= max(n_room, n_most) - n_used
-            if n_ended and not (is_whole and n <= self.pace.n_worth_waiting_for(n_ended, n_left, n_rows, n_used)):
-                break
-            tokens = _prompt_tokens(sequence, n if is_whole else n_room - n_used, decoding)
-            if not tokens:
-                break
-            chunks.append(Chunk(sequence, tokens, len(sequence.prompt) - n, is_whole))
-            n_used += len(tokens)
-            n_ended += is_whole
-        return chunks
-
-    def n_attended(self, chunks: Iterable[Chunk]) -> int:
-        """Cells that the chunks' tokens attend to, as ``StepCosts`` counts them."""
-        if self.cache.n_cells is not None:
-            return sum(len(chunk.tokens) for chunk in chunks) * self.cache.n_tokens
-        return sum(len(chunk.tokens) * (2 * chunk.start + len(chunk.tokens) + 1) // 2 for chunk in chunks)
-
-
-_by_slot = attrgetter("slot")
-
-
-def _prompt_tokens(sequence: Sequence, n_most: int, decoding: set[int]) -> list[int]:
-    """The next at most ``n_most`` tokens of a prompt; a part that leaves some for later fills the kernels evenly.
-
-    Of a partitioned cache, neighbouring slots are computed together as far as the shorter one goes: next to a
-    decoding slot the part's first token goes with the decodes, so it takes one more to fill what is left.
-    """
-    assert sequence.slot is not None
-    start, n = len(sequence.slot.tokens), sequence.n_prefill_left
-    if n > n_most:
-        index = sequence.slot.index
-        n_beside = int(not decoding.isdisjoint((index - 1, index + 1)))
-        n = max(0, (n_most - n_beside) // KERNEL_TOKENS * KERNEL_TOKENS)
-        n += n_beside if n else 0
-    return sequence.prompt[start : start + n]

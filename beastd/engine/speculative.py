@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from beastd.engine.allotment import CostOf, Offer, allot, depth, passes
+from beastd.engine.chunks import Chunk
 from beastd.engine.costs import StepCosts
 from beastd.engine.lookup import LONGEST, Lookup
-from beastd.engine.scheduler import Chunk
 from beastd.engine.sequence import Sequence as Stream
 
 MOST_DRAFTED = 32

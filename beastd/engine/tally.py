@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from beastd.engine.scheduler import Chunk
+from beastd.engine.chunks import Chunk
 
 
 @dataclass(slots=True)

@@ -14,6 +14,7 @@ import pytest
 from beastd import ipc
 from beastd.contract import Final, Logprob, Message
 from beastd.engine.assembly import new_scheduler
+from beastd.engine.chunks import Chunk
 from beastd.engine.costs import StepCosts
 from beastd.engine.draftmodel import CATCH_UP_TOKENS, DraftModel
 from beastd.engine.engine import Engine
@@ -21,7 +22,6 @@ from beastd.engine.intake import Intake
 from beastd.engine.llama import DecodeError, Llama
 from beastd.engine.outbox import Outbox
 from beastd.engine.pace import Pace
-from beastd.engine.scheduler import Chunk
 from beastd.engine.speculative import Drafter, Patience, Speculation, Wish
 from beastd.errors import BadModel
 from beastd.registry.registry import BUILTIN_DIR

@@ -14,6 +14,7 @@ from beastd import ipc
 from beastd.contract import Priority
 from beastd.engine import engine as engine_module
 from beastd.engine.adapters import AdapterSet, Attached, adapter_set
+from beastd.engine.chunks import Chunk
 from beastd.engine.detokenizer import Detokenizer
 from beastd.engine.engine import Engine
 from beastd.engine.intake import Intake
@@ -22,7 +23,6 @@ from beastd.engine.llama import Llama
 from beastd.engine.outbox import Outbox
 from beastd.engine.pace import Pace
 from beastd.engine.sampler import Sampled, Sampler
-from beastd.engine.scheduler import Chunk
 from beastd.engine.sequence import Sequence
 from beastd.engine.tiers import Tiers
 from beastd.errors import BadRequest

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from beastd.engine.chunks import n_attended
 from beastd.engine.detokenizer import Detokenizer
 from beastd.engine.kvcache import KVCache
 from beastd.engine.pace import KERNEL_TOKENS, MIN_STEP_TOKENS, STRETCH, Pace
@@ -68,7 +69,7 @@ class World:
         self.scheduler.admit(now_ns)
         chunks = self.scheduler.next_batch(now_ns)
         n_prefill = sum(len(chunk.tokens) for chunk in chunks if chunk.is_prefill)
-        n_rows, n_cells = sum(not chunk.is_prefill for chunk in chunks), self.scheduler.n_attended(chunks)
+        n_rows, n_cells = sum(not chunk.is_prefill for chunk in chunks), n_attended(chunks, self.scheduler.cache)
         took_s = self._cost(n_rows, n_prefill, n_cells) * self._random.lognormvariate(0, 0.05)
         self.now_s += took_s
         self.scheduler.on_computed(chunks, took_s, is_one_pass=True)

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beastd.engine.allotment import Offer, allot, depth, passes
+from beastd.engine.chunks import Chunk
 from beastd.engine.costs import StepCosts
 from beastd.engine.detokenizer import Detokenizer
 from beastd.engine.lookup import Lookup
 from beastd.engine.prefixes import Slot
 from beastd.engine.sampler import Sampler
-from beastd.engine.scheduler import Chunk
 from beastd.engine.sequence import Sequence
 from beastd.engine.speculative import (
     LONGEST_DRAFT,

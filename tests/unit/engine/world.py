@@ -11,13 +11,14 @@ from typing import Any, cast
 from zlib import crc32
 
 from beastd.engine.adapters import AdapterSet
+from beastd.engine.chunks import Chunk
 from beastd.engine.detokenizer import Detokenizer
 from beastd.engine.kvcache import KVCache
 from beastd.engine.pace import Pace
 from beastd.engine.policies import ORDERS
 from beastd.engine.prefixes import Slot
 from beastd.engine.sampler import Sampler
-from beastd.engine.scheduler import Chunk, Scheduler
+from beastd.engine.scheduler import Scheduler
 from beastd.engine.sequence import Sequence
 
 STEP_NS = 50_000_000
