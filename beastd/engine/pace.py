@@ -12,10 +12,13 @@ KERNEL_TOKENS = 16
 """llama.cpp's matrix kernels take this many tokens at a time; what is left over costs as much as a full set."""
 MIN_STEP_TOKENS = 32
 """Below this a prefill chunk costs almost as much as this many tokens: matrix kernels are not yet filled."""
-STRETCH = 2.0
-"""A step may take this many times the target where it ends a prompt: the rest of it would cost a step of its own, which
-computes every stream's row again. So may one without answers: only who comes meanwhile waits for it."""
-_ITL_LEARNING = 0.1
+STRETCH = 2.5
+"""A step may take this many times the target where that ends a prompt: the rest of it would cost a step of its own,
+which computes every stream's row again."""
+ALONE = 2.0
+"""A step without answers may take so many times the target: only who comes meanwhile waits for it."""
+_ITL_LEARNING = 0.03
+"""A burst of prompts may stretch some twenty steps; who keeps coming has the target held."""
 _ANSWER_LEARNING = 0.2
 _ANSWER_TOKENS = 5
 """Prompt tokens that take as long as one of an answer, until steps have been measured."""
@@ -64,7 +67,7 @@ class Pace:
         rows_s = self.costs.predict_s(n_rows, 0, n_cells) if n_rows else 0.0
         limit_s = max(stretch * target_s, min(2 * rows_s, rows_s + target_s))
         if not n_rows and n_sets == 1:  # nobody streams
-            limit_s = STRETCH * target_s
+            limit_s = ALONE * target_s
         n = self.costs.n_prefill_within(limit_s, n_rows, n_cells)
         return max(MIN_STEP_TOKENS - n_rows, KERNEL_TOKENS + 1, min(self._n_batch - n_rows, n))
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from beastd.engine.chunks import n_attended
 from beastd.engine.detokenizer import Detokenizer
 from beastd.engine.kvcache import KVCache
-from beastd.engine.pace import KERNEL_TOKENS, MIN_STEP_TOKENS, STRETCH, Pace
+from beastd.engine.pace import ALONE, KERNEL_TOKENS, MIN_STEP_TOKENS, STRETCH, Pace
 from beastd.engine.sampler import Sampler
 from beastd.engine.sequence import Sequence
 from tests.unit.engine.fakes import FakeCells, scheduler_of
@@ -174,7 +174,7 @@ def test_a_step_always_has_room_for_a_prompt_and_never_more_than_a_batch(
     assert max(KERNEL_TOKENS + 1, MIN_STEP_TOKENS - n_rows) <= n <= 512 - n_rows
     assert n <= pace.n_stretched(n_rows, n_cells, n_sets=n_sets) <= 512 - n_rows
     rows_s = pace.costs.predict_s(n_rows, 0, n_cells) if n_rows else 0.0
-    limit_s = max(STRETCH * target_s, rows_s + target_s)
+    limit_s = max(ALONE * target_s, rows_s + target_s)
     assert n <= MIN_STEP_TOKENS or rows_s + n / rate <= limit_s + 1 / rate
 
 
