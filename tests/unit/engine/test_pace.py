@@ -180,7 +180,7 @@ def test_a_step_always_has_room_for_a_prompt_and_never_more_than_a_batch(
 
 def test_it_tells_what_it_expected_and_what_came() -> None:
     pace = Pace(TARGET_S, 512, 1000)
-    for _ in range(100):
+    for _ in range(300):
         pace.observe(4, 0, 400, 0.020)
     assert (pace.itl_s, pace.measured_s) == (pytest.approx(0.020, rel=0.01), 0.020)
     assert pace.predicted_s == pytest.approx(0.020, rel=0.05)

@@ -138,7 +138,7 @@ def test_streams_that_fill_a_step_leave_a_prompt_as_much_time_as_they_take() -> 
     rooms.admit(0)
     while not all(one.answer for one in rooms.running):
         compute(rooms.next_batch(0), rooms)
-    rooms.add(sequence(99, 100))
+    rooms.add(sequence(99, 1000))
     rooms.admit(0)
     (chunk,) = [chunk for chunk in rooms.next_batch(0) if chunk.is_prefill]
     rows_s = rooms.pace.costs.predict_s(62)
@@ -233,7 +233,7 @@ def test_sets_that_compute_long_prompts_do_not_stall_the_streams_of_another(n_ot
     rooms.admit(0)
     compute(rooms.next_batch(0), rooms)
     for n in range(n_others):
-        rooms.add(sequence(n + 1, 4000, adapters=((f"other {n}", 1.0),)))
+        rooms.add(sequence(n + 1, 10_000, adapters=((f"other {n}", 1.0),)))
     rooms.admit(0)
     now_s = last_s = 0.0
     while now_s < 5 * step_s:
