@@ -134,16 +134,20 @@ def test_streams_go_on_through_a_step_down_and_say_which_variants_answered(start
                 list(daemon.stream("/api/generate", {"model": model, "prompt": "A story!", "options": LONG}))
             )
 
+    third: list[int] = []
     threads = [threading.Thread(target=stream, args=(model,)) for model in ("cub", "second", "cub", "second")]
     for thread in threads:
         thread.start()
-    assert eventually(lambda: Counter(workers(daemon).values()) == {"ready": 2})
-    assert ask(daemon, "third")[0] == 200
-    enough.set()
-    stepped = {subject for act, subject in decisions(daemon) if act == "step_down"}
-    for thread in threads:
-        thread.join()
-    assert stepped
+    try:
+        assert eventually(lambda: Counter(workers(daemon).values()) == {"ready": 2})
+        threads.append(threading.Thread(target=lambda: third.append(ask(daemon, "third")[0])))
+        threads[-1].start()
+        assert eventually(lambda: "step_down" in {act for act, _ in decisions(daemon)})
+    finally:
+        enough.set()
+        for thread in threads:
+            thread.join()
+    assert third == [200]
     assert all(ends_once(lines) and lines[-1]["eval_count"] == LONG["num_predict"] for lines in answers)
     paths = {tuple(lines[-1].get("variants", [lines[-1]["variant"]])) for lines in answers}
     assert any(len(path) > 1 and path[0] == "q8_0" for path in paths), paths
