@@ -21,12 +21,21 @@ class Priority(StrEnum):
     LOW = "low"
 
 
+class Speculative(StrEnum):
+    """Where drafted tokens come from."""
+
+    AUTO = "auto"
+    OFF = "off"
+    NGRAM = "ngram"
+    DRAFT = "draft"
+
+
 @dataclass(frozen=True, slots=True)
 class Option:
     """One field of the API's ``options``: its name there, the type of its value, and what it does."""
 
     name: str
-    kind: type[int] | type[float] | type[bool] | type[str] | type[list[str]] | type[dict[str, float]]
+    kind: type[int] | type[float] | type[bool] | type[Speculative] | type[list[str]] | type[dict[str, float]]
     group: str
     help: str
 
@@ -53,7 +62,7 @@ _WANTED: Mapping[object, str] = {
     int: "a whole number",
     float: "a number",
     bool: "true or false",
-    str: "a word",
+    Speculative: f"one of {', '.join(Speculative)}",
     list[str]: "one or more texts",
     dict[str, float]: "TOKEN=VALUE, once or more",
 }
@@ -99,7 +108,7 @@ OPTIONS: Mapping[str, Option] = {
         Option("dry_allowed_length", int, REPEATS, "Longest phrase DRY lets repeat."),
         Option("dry_penalty_last_n", int, REPEATS, "Tokens DRY looks back over; -1: all."),
         Option("dry_sequence_breakers", list[str], REPEATS, "Text that ends a phrase for DRY. May be repeated."),
-        Option("speculative", str, SPEED, "Where drafted tokens come from: auto, off, ngram or draft."),
+        Option("speculative", Speculative, SPEED, "Where drafted tokens come from."),
     )
 }
 

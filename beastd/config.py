@@ -118,6 +118,8 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             _ = self.kv_memory_bytes(1), self.kv_disk_bytes
             if self.sequences != "auto" and self.kv_layout == "partitioned":
                 raise BadRequest("sequences is for a unified cache: take it out, or kv_layout: partitioned")
+            if self.flash_attn == "off" and self.kv_type != "f16":
+                raise BadRequest(f"kv_type {self.kv_type} needs flash attention: take out flash_attn: off, or kv_type")
             for address in self.tcp:
                 split_address(address)
             for folder in self.models:
@@ -171,7 +173,10 @@ def load_config(file: Path, env: Mapping[str, str], flags: Mapping[str, Any]) ->
     values: dict[str, Any] = {}
     for key, value, origin in (*_from_file(file), *_from_env(env), *_from_flags(flags)):
         values[key] = _checked(key, value, origin)
-    return Config(**values)
+    try:
+        return Config(**values)
+    except ValueError as e:  # each is right by itself
+        raise ConfigError(f"the settings do not go together: {e}") from e
 
 
 def parse_duration(value: str | float) -> float:

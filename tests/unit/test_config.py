@@ -75,6 +75,20 @@ def test_words_of_the_file_are_taken_as_written(file):
     assert config.keep_alive_s == 60
 
 
+@pytest.mark.parametrize(
+    ("lines", "problem"),
+    [
+        ("kv_layout: partitioned\nsequences: 16\n", "go together: sequences is for a unified cache"),
+        ("flash_attn: off\nkv_type: q8_0\n", "go together: kv_type q8_0 needs flash attention"),
+    ],
+)
+def test_settings_that_exclude_each_other_are_told(file, lines, problem):
+    """Each is right by itself."""
+    file.write_text(lines)
+    with pytest.raises(ConfigError, match=problem):
+        load_config(file, {}, {})
+
+
 def test_an_unknown_setting_is_named_with_its_place_and_a_suggestion(file):
     """In the file, the environment and the flags alike."""
     file.write_text("# mine\nthreads: 2\ncontxt: 5\n")
