@@ -122,7 +122,7 @@ def test_clients_that_disagree_about_the_context_cause_one_growth(start_daemon: 
 
 def test_streams_go_on_through_a_step_down_and_say_which_variants_answered(start_daemon: StartDaemon) -> None:
     """Under pressure adaptive models become smaller in mid-answer, instead of making a third one wait or leaving."""
-    daemon = start_daemon(*settings(parallel=4, quality="adaptive", memory_budget=f"{CUB_MB * 3 - 45}MB"))
+    daemon = start_daemon(*settings(parallel=4, quality="adaptive", memory_budget=f"{CUB_MB * 3 - 40}MB"))
     copy(daemon, "second", "third")
     answers: list[list[dict[str, Any]]] = []
     enough = threading.Event()
