@@ -20,7 +20,8 @@ def kinds_of(annotation: Any) -> set[Any]:
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         return {kind for part in typing.get_args(annotation) for kind in kinds_of(part)}
     if typing.get_origin(annotation) is typing.Literal:
-        return {frozenset(typing.get_args(annotation))}
+        values = typing.get_args(annotation)
+        return {frozenset(values), *(type(value) for value in values)}
     return {annotation}
 
 
