@@ -136,7 +136,6 @@ class Header:
             raise BadModel(f"{self.what} is an adapter, not a model; name it under `adapters` of its base model")
         if not self.tensors:
             raise BadModel(f"{self.what} has no weights, only a vocabulary; use the file of the whole model")
-        states = tuple(f"{self.architecture}.{group}." for group in _STATES)
         return ModelShape(
             architecture=self.architecture,
             weights_bytes=self.size_bytes,
@@ -147,7 +146,7 @@ class Header:
             n_ctx_train=self._of_arch("context_length"),
             kv_elements_per_token=self._kv_elements_per_token,
             has_head=self._has_head,
-            is_recurrent=any(key.startswith(states) for key in self.metadata),
+            is_recurrent=self._is_recurrent,
             has_window=self._has_window,
         )
 
@@ -157,6 +156,11 @@ class Header:
         if n_layers > MAX_LAYERS:
             raise BadModel(f"{self.what}: block_count is {n_layers}; llama.cpp runs at most {MAX_LAYERS} layers")
         return n_layers
+
+    @property
+    def _is_recurrent(self) -> bool:
+        states = tuple(f"{self.architecture}.{group}." for group in _STATES)
+        return any(key.startswith(states) for key in self.metadata)
 
     @property
     def _has_window(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from typing import Generic, TypeVar
 
 from beastd.engine.kvcache import KVCache
 from beastd.engine.pace import Pace
@@ -11,24 +12,16 @@ from beastd.engine.prefixes import Slot
 from beastd.engine.scheduler import Scheduler
 from beastd.engine.sequence import Sequence
 
+Cell = TypeVar("Cell")
 
-class FakeCells:
-    """Every slot's tokens, each in a cell with a number of its own; shared cells keep theirs."""
+
+class HeldCells(Generic[Cell]):
+    """What lies in every slot's cells."""
 
     shares_beginnings = True
 
     def __init__(self) -> None:
-        self.held: dict[int, list[int]] = defaultdict(list)
-        self.spilled: list[tuple[list[int], int]] = []
-        self.cannot_share: set[tuple[int, int]] = set()
-
-    def compute(self, cache: KVCache, slot: Slot, tokens: list[int]) -> None:
-        """A step computes the KV of these tokens."""
-        self.held[slot.index] += tokens
-        cache.extend(slot, tokens)
-
-    def can_share(self, slot: int, n: int) -> bool:
-        return (slot, n) not in self.cannot_share
+        self.held: dict[int, list[Cell]] = defaultdict(list)
 
     def share(self, source: int, target: int, n: int) -> bool:
         assert not self.held[target]
@@ -40,6 +33,23 @@ class FakeCells:
         assert len(self.held[slot]) > n
         del self.held[slot][n:]
         return True
+
+
+class FakeCells(HeldCells[int]):
+    """Every slot's tokens; shared cells keep theirs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spilled: list[tuple[list[int], int]] = []
+        self.cannot_share: set[tuple[int, int]] = set()
+
+    def compute(self, cache: KVCache, slot: Slot, tokens: list[int]) -> None:
+        """A step computes the KV of these tokens."""
+        self.held[slot.index] += tokens
+        cache.extend(slot, tokens)
+
+    def can_share(self, slot: int, n: int) -> bool:
+        return (slot, n) not in self.cannot_share
 
     def spill(self, slot: Slot, start: int) -> None:
         assert self.held[slot.index] == slot.tokens, "only what is there can be kept"

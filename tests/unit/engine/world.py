@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
@@ -20,6 +19,7 @@ from beastd.engine.prefixes import Slot
 from beastd.engine.sampler import Sampler
 from beastd.engine.scheduler import Scheduler
 from beastd.engine.sequence import Sequence
+from tests.unit.engine.fakes import HeldCells
 
 STEP_NS = 50_000_000
 N_CTX = 160
@@ -58,13 +58,11 @@ def said(adapters: AdapterSet, prompt: list[int], n: int) -> list[int]:
     return answer
 
 
-class World:
+class World(HeldCells[Cell]):
     """Cells as in llama.cpp, and what was kept of those that left: ``kvcache.Cells`` and ``scheduler.Fetch``."""
 
-    shares_beginnings = True
-
     def __init__(self, chance: Random, *, keeps: bool) -> None:
-        self.held: dict[int, list[Cell]] = defaultdict(list)
+        super().__init__()
         self.kept: dict[tuple[AdapterSet, tuple[int, ...]], tuple[int, list[int]]] = {}
         self.n_restored = 0
         self._reading: dict[tuple[AdapterSet, tuple[int, ...]], int] = {}
@@ -76,17 +74,6 @@ class World:
         return len({id(cell) for cells in self.held.values() for cell in cells})
 
     def can_share(self, slot: int, n: int) -> bool:
-        return True
-
-    def share(self, source: int, target: int, n: int) -> bool:
-        assert not self.held[target]
-        assert len(self.held[source]) >= n
-        self.held[target] = self.held[source][:n]
-        return True
-
-    def cut(self, slot: int, n: int) -> bool:
-        assert len(self.held[slot]) > n
-        del self.held[slot][n:]
         return True
 
     def spill(self, slot: Slot, start: int) -> None:
