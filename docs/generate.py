@@ -29,7 +29,7 @@ Bodies are JSON. An unknown field or option is a 400 that names it. Answers stre
 `stream` is false; the last line has `done: true`, `done_reason` (`stop`, `length`, `load`, `unload`) and the metrics
 (durations in nanoseconds): `total_duration`, `load_duration`, `prompt_eval_count`, `prompt_eval_cached_count`,
 `prompt_eval_duration`, `eval_count`, `eval_duration`. Beast adds `variant` (the quantization that answered; `variants`,
-in order, where it changed meanwhile), `draft_count` and `draft_accepted_count` (tokens, where any were drafted),
+in order, where it changed meanwhile), `draft_count` and `draft_accepted_count` (tokens proposed, and taken),
 `n_ctx` (tokens the request could hold), `truncated`, and where it is true `dropped_messages` and `dropped_tokens`.
 Before the answer begins there may be lines with `status: "loading"` and `load_progress` (0 to 1), while a cold model
 loads, and with `status: "waiting"`, `queue_position` (1 is next) and `waiting_for` (what has to happen first), while
